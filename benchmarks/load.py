@@ -1,0 +1,80 @@
+"""
+Load by ``wrk`` from a CPU of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.processes import HOST, pinned_to
+
+if TYPE_CHECKING:
+    from benchmarks.workloads import Workload
+
+_SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """
+    What the load generator saw.
+    """
+
+    requests: int
+    """Requests which were answered."""
+
+    seconds: float
+    bytes: int
+    """All that was received, heads included."""
+
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+
+    errors: dict[str, int]
+    """Socket errors by kind, time-outs, and statuses of 400 and more (``status``)."""
+
+    client_cpu_share: float
+    """How busy the generator's CPU was; near 1 the generator is the limit."""
+
+
+def apply_load(
+    workload: Workload, port: int, cpu: int, connections: int, seconds: int
+) -> Load:
+    """
+    Repeat the workload's request on keep-alive connections for ``seconds``.
+    """
+    command = [
+        "wrk",
+        "--threads=1",
+        f"--connections={connections}",
+        f"--duration={seconds}s",
+        "--timeout=10s",
+        f"--script={_SCRIPT}",
+        f"http://{HOST}:{port}{workload.path}",
+        "--",
+        *([str(len(workload.body))] if workload.body else []),
+    ]
+    before = _children_cpu_seconds()
+    with pinned_to(cpu):
+        run = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=seconds + 30
+        )
+    busy = _children_cpu_seconds() - before
+    # wrk itself writes a report; the script's line comes last.
+    figures = json.loads(run.stdout.splitlines()[-1])
+    return Load(**figures, client_cpu_share=busy / figures["seconds"])
+
+
+def _children_cpu_seconds() -> float:
+    """
+    Return the processor time of ended children; no server ends during a load.
+    """
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

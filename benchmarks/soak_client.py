@@ -1,0 +1,313 @@
+"""
+The client of the soak: raw asyncio protocols on uvloop, in a process of their own.
+
+One phase per process: ``python -m benchmarks.soak_client PHASE --count N --port P``.
+It writes lines of JSON, one when each tenth is done, the last with the result, and is
+killed by the kernel when its time is over. It talks to the loopback address only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import json
+import re
+import signal
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+import uvloop
+
+from benchmarks.applications import SMALL_BODY
+from benchmarks.processes import HOST
+
+_REQUEST = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+_UPLOAD = (
+    b"POST /echo HTTP/1.1\r\n"
+    b"host: 127.0.0.1\r\n"
+    b"content-type: text/plain\r\n"
+    b"content-length: 1000000\r\n"
+    b"\r\n"
+) + b"u" * 20_000
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+
+# One address has 28,000 ports, and a closed connection keeps its port for a minute.
+_SOURCES = [f"127.0.0.{number}" for number in range(2, 34)]
+_PROBES = 1000
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
+
+
+class Count:
+    """
+    How much of a phase is left, done and failed.
+    """
+
+    def __init__(self, total: int, *, tells: bool = True) -> None:
+        self.total = total
+        self.tells = tells
+        self.remaining = total
+        self.done = 0
+        self.failed = 0
+
+    def take(self) -> bool:
+        """
+        Reserve one; False when none is left.
+        """
+        if self.remaining == 0:
+            return False
+        self.remaining -= 1
+        return True
+
+    def finish(self, good: bool) -> None:
+        """
+        Count one as done or failed; tell when another tenth is done.
+        """
+        self.done += 1
+        if not good:
+            self.failed += 1
+        if self.tells and self.done * 10 % self.total < 10 and self.remaining:
+            tell(done=self.done, failed=self.failed)
+
+
+class Requests(asyncio.Protocol):
+    """
+    A keep-alive connection: one request after the other, every answer checked.
+    """
+
+    def __init__(self, count: Count, limit: int | None) -> None:
+        """
+        Prepare the connection.
+
+        Args:
+            count: Where requests are taken from and counted.
+            limit: After how many requests the connection is closed; None = never.
+        """
+        self.closed = asyncio.get_running_loop().create_future()
+        self._count = count
+        self._left = -1 if limit is None else limit
+        self._waiting = False
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """
+        Send the first request.
+        """
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._left == 0 or not self._count.take():
+            self._transport.close()
+            return
+        self._left -= 1
+        self._waiting = True
+        self._transport.write(_REQUEST)
+
+    def data_received(self, data: bytes) -> None:
+        """
+        Check an answer once it is complete, and ask again.
+        """
+        answer = self._buffer + data if self._buffer else data
+        head, found, body = answer.partition(b"\r\n\r\n")
+        length = _CONTENT_LENGTH.search(head + b"\r\n") if found else None
+        if length is None or len(body) < int(length[1]):
+            self._buffer = answer
+            return
+        self._buffer = b""
+        self._waiting = False
+        self._count.finish(head.startswith(b"HTTP/1.1 200") and body == SMALL_BODY)
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """
+        Count a request whose answer never came as failed.
+        """
+        if self._waiting:
+            self._count.finish(False)
+        self.closed.set_result(None)
+
+
+async def connect(make: Callable[[], _P], source: str, port: int) -> _P:
+    """
+    Return the protocol of a new connection from ``source``.
+    """
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_connection(make, HOST, port, local_addr=(source, 0))
+    return protocol
+
+
+async def ask(count: Count, limit: int | None, source: str, port: int) -> None:
+    """
+    Open a connection and send requests on it until it is closed.
+
+    A connection that cannot be opened is a failed request.
+    """
+    try:
+        protocol = await connect(lambda: Requests(count, limit), source, port)
+    except OSError:
+        if count.take():
+            count.finish(False)
+    else:
+        await protocol.closed
+
+
+async def workers(number: int, work: Callable[[str], Awaitable[None]]) -> None:
+    """
+    Run ``work`` that many times at once, each with a source address.
+    """
+    sources = (_SOURCES[index % len(_SOURCES)] for index in range(number))
+    await asyncio.gather(*(work(source) for source in sources))
+
+
+async def keep_alive(count: Count, port: int) -> None:
+    """
+    Send all requests on 64 connections; one the server closes is opened again.
+    """
+
+    async def work(source: str) -> None:
+        while count.remaining:
+            await ask(count, None, source, port)
+
+    await workers(64, work)
+
+
+async def connections(count: Count, port: int) -> None:
+    """
+    Open a connection for each request, 64 at a time.
+    """
+
+    async def work(source: str) -> None:
+        while count.remaining:
+            await ask(count, 1, source, port)
+
+    await workers(64, work)
+
+
+class Upload(asyncio.Protocol):
+    """
+    Sends a part of what its head announces.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """
+        Send head and part.
+        """
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(_UPLOAD)
+
+    def give_up(self, reset: bool) -> None:
+        """
+        Close the connection, or reset it.
+        """
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            connection = self._transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+
+async def aborted_uploads(count: Count, port: int) -> None:
+    """
+    Give uploads up in the middle: closed and reset in turn, at once or a little later.
+    """
+
+    async def work(source: str) -> None:
+        while count.take():
+            number = count.remaining
+            protocol = await connect(Upload, source, port)
+            # At once the server may see all in one read; later the application runs.
+            await asyncio.sleep(0.01 if number & 2 else 0)
+            protocol.give_up(reset=bool(number & 1))
+            count.finish(True)
+
+    await workers(32, work)
+
+
+async def idle(count: Count, port: int) -> dict[str, Any]:
+    """
+    Hold connections that say nothing, and measure answers to somebody else.
+
+    Half of them never send a byte, half are idle after one answered request.
+    """
+    held: list[asyncio.Transport] = []
+
+    async def work(source: str) -> None:
+        loop = asyncio.get_running_loop()
+        while count.take():
+            make = asyncio.Protocol
+            transport, _ = await loop.create_connection(
+                make, HOST, port, local_addr=(source, 0)
+            )
+            held.append(transport)
+            if count.remaining & 1:
+                transport.write(_REQUEST)
+            count.finish(True)
+
+    await workers(64, work)
+    tell(open=sum(not transport.is_closing() for transport in held))
+    result = await probe(port)
+    result["open"] = sum(not transport.is_closing() for transport in held)
+    for transport in held:
+        transport.close()
+    return result
+
+
+async def probe(port: int) -> dict[str, Any]:
+    """
+    Return the failures and the longest wait of requests asked one by one.
+    """
+    longest = 0.0
+    count = Count(_PROBES, tells=False)
+    while count.remaining:
+        started = time.monotonic()
+        protocol = await connect(lambda: Requests(count, limit=1), HOST, port)
+        await protocol.closed
+        longest = max(longest, time.monotonic() - started)
+    return {"probes_failed": count.failed, "longest_probe_ms": longest * 1e3}
+
+
+def tell(**event: Any) -> None:
+    """
+    Write one event for the process that started this one.
+    """
+    print(json.dumps(event), flush=True)
+
+
+PHASES: dict[str, Callable[[Count, int], Awaitable[dict[str, Any] | None]]] = {
+    "keep-alive": keep_alive,
+    "connections": connections,
+    "aborted-uploads": aborted_uploads,
+    "idle": idle,
+}
+
+
+async def run(phase: str, total: int, port: int) -> None:
+    """
+    Run one phase and tell its result.
+    """
+    count = Count(total)
+    started = time.monotonic()
+    result = await PHASES[phase](count, port)
+    seconds = time.monotonic() - started
+    tell(done=count.done, failed=count.failed, seconds=seconds, **(result or {}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("phase", choices=PHASES)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--timeout", type=int, default=300)
+    arguments = parser.parse_args()
+    assert ipaddress.ip_address(HOST).is_loopback
+    # The kernel ends the process then, whatever it is doing.
+    signal.alarm(arguments.timeout)
+    uvloop.run(run(arguments.phase, arguments.count, arguments.port))

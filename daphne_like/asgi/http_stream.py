@@ -1,0 +1,733 @@
+"""
+One HTTP exchange as ASGI messages, whatever the HTTP version.
+
+:class:`HTTPStream` stands between a protocol, which tells it of the body and
+of the client's going, and an application instance, which receives events and
+sends messages. Which message may come when is told by the table of states at
+the end of this module; any other raises in the application.
+
+The head of a response is held until the first piece of its body, as ASGI asks:
+both leave in one write, and an error in between can still become a 500.
+
+Source: ASGI HTTP & WebSocket 2.5; the extensions page for trailers, early
+hints, path send and zero-copy send.
+
+Tests: ``tests/unit/asgi/test_http_stream.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from daphne_like.asgi.response_headers import (
+    FieldNames,
+    read_fields,
+    read_trailers,
+)
+from daphne_like.asgi.scope import http_scope
+from daphne_like.errors import ClientDisconnected, InvalidMessage, RequestRejected
+from daphne_like.protocols.interfaces import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from daphne_like.asgi.applications import ApplicationManager
+    from daphne_like.asgi.forwarded import ForwardedPolicy
+    from daphne_like.asgi.types import Message
+    from daphne_like.observability.access_log import AccessLog
+    from daphne_like.protocols.deadlines import DeadlineWheel
+    from daphne_like.protocols.interfaces import Header, RequestHead, StreamSender
+
+__all__ = ["HTTPStream", "HTTPStreamContext"]
+
+_logger = logging.getLogger("daphne_like.server")
+
+# nginx's number for a client that left before it was answered; log only.
+_CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPStreamContext:
+    """
+    What all HTTP exchanges of a server share.
+
+    Attributes:
+        manager: Runs the applications.
+        field_names: The names of response fields met so far, and their meaning.
+        wheel: Keeps the deadlines of applications whose client has gone.
+        application_close_timeout: Seconds which those may go on; 0 for ever.
+        limit_concurrency: Running applications above which 503 is answered;
+            0 for any number.
+        root_path: Where the application is mounted.
+        state: The lifespan's; ``None`` when the application has no lifespan.
+        forwarded: Whom to believe about the client; ``None`` for nobody.
+        access_log: ``None`` for no log.
+    """
+
+    manager: ApplicationManager
+    field_names: FieldNames
+    wheel: DeadlineWheel
+    application_close_timeout: float = 10.0
+    limit_concurrency: int = 0
+    root_path: str = ""
+    state: dict[str, Any] | None = None
+    forwarded: ForwardedPolicy | None = None
+    access_log: AccessLog | None = None
+
+    def open_stream(
+        self, head: RequestHead, connection: Connection, sender: StreamSender
+    ) -> HTTPStream:
+        """Make the stream of a request (interfaces.OpenStream)."""
+        return HTTPStream(self, head, connection, sender)
+
+
+class HTTPStream:
+    """
+    A stream, an application instance and the head of its response in one.
+
+    The body's way in: pieces wait in ``_chunks`` until ``receive()`` takes all
+    of them as one event; the sender is told then and lets the client send more.
+    The body's way out: ``send()`` hands each piece on and, while the sender is
+    congested, waits until it has drained.
+
+    Attributes:
+        head: The request.
+        status, headers, content_length, bodiless, close, own_defaults: See
+            :class:`~daphne_like.protocols.interfaces.ResponseHead`.
+        body_bytes_sent: Bytes of the response body so far, without framing.
+        slot: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
+    """
+
+    __slots__ = (
+        "_body_ended",
+        "_chunks",
+        "_client",
+        "_close_deadline",
+        "_connection",
+        "_context",
+        "_end_told",
+        "_sender",
+        "_started",
+        "_state",
+        "_trailers",
+        "_waiters",
+        "bodiless",
+        "body_bytes_sent",
+        "close",
+        "content_length",
+        "head",
+        "headers",
+        "own_defaults",
+        "slot",
+        "status",
+    )
+
+    def __init__(
+        self,
+        context: HTTPStreamContext,
+        head: RequestHead,
+        connection: Connection,
+        sender: StreamSender,
+    ) -> None:
+        self._context = context
+        self.head = head
+        self._connection = connection
+        self._sender = sender
+        self._started = monotonic()
+        self._state = _AWAITED
+
+        # The request's body, and whether its end was told the application.
+        self._chunks: list[bytes] = []
+        self._body_ended = False
+        self._end_told = False
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+        self.status = 0
+        self.bodiless = False
+        self.body_bytes_sent = 0
+        self._trailers: list[Header] | None = None
+        self.slot = inf
+
+    # -- Told by the protocol (Stream) ---------------------------------------
+
+    def start(self) -> None:
+        """Run the application for this request."""
+        context, head = self._context, self.head
+        manager = context.manager
+        if len(manager.running) >= context.limit_concurrency > 0:
+            self._answer(503, "The server is busy.", ((b"retry-after", b"1"),))
+            return
+        root_path = context.root_path
+        if context.forwarded is not None:
+            root_path = self._believe_proxy(context.forwarded) or root_path
+        extensions: dict[str, dict[str, object]] = {
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+        }
+        if head.http_version != "1.0":
+            extensions["http.response.early_hint"] = {}
+            if head.accepts_trailers:
+                extensions["http.response.trailers"] = {}
+        scope = http_scope(head, self._connection, root_path, extensions)
+        if context.state is not None:
+            scope["state"] = context.state.copy()
+        manager.start(self, scope)
+
+    def _believe_proxy(self, policy: ForwardedPolicy) -> str | None:
+        """Show the application the client in front of a trusted proxy."""
+        connection = self._connection
+        origin = policy.resolve(
+            connection.client, connection.scheme, self.head.headers
+        )
+        self.head.headers = origin.headers
+        self._connection = Connection(origin.client, connection.server, origin.scheme)
+        return origin.root_path
+
+    def reject(self, rejection: RequestRejected) -> None:
+        """Answer in the application's stead and end the connection."""
+        if self._is_over():
+            return
+        if self._is_held():
+            self._answer(rejection.status, rejection.detail, close=True)
+            self._state = _GONE
+            self._limit_application()
+        else:
+            self._break_off()
+
+    def body_received(self, data: bytes) -> None:
+        """Queue a piece of the body, or drop it when nobody will take it."""
+        if self._is_over():
+            self._sender.body_consumed(len(data))
+            return
+        self._chunks.append(data)
+        if self._waiters:
+            self._wake()
+
+    def body_ended(self) -> None:
+        """Note that the body is complete."""
+        self._body_ended = True
+        if self._waiters:
+            self._wake()
+
+    def disconnected(self) -> None:
+        """Let the application know that nobody listens any more."""
+        if self._is_over():
+            return
+        self._state = _GONE
+        self.status = self.status or _CLIENT_CLOSED_REQUEST
+        self._log()
+        self._wake()
+        self._limit_application()
+
+    # -- Called by the application -------------------------------------------
+
+    async def receive(self) -> Message:
+        """
+        Hand out the next event (ASGI HTTP, request and disconnect events).
+
+        Each event goes to one caller, and a cancelled call takes none with it.
+        """
+        while True:
+            over = self._is_over()
+            # A body that arrived whole is worth having even if its sender left.
+            if not self._end_told and (
+                self._body_ended and self._state is not _COMPLETE
+                if over
+                else self._chunks or self._body_ended
+            ):
+                return self._request_event()
+            if over:
+                return {"type": "http.disconnect"}
+            if self.head.expects_continue and not self._body_ended:
+                # RFC 9110 section 10.1.1: only now is the body wanted.
+                self.head.expects_continue = False
+                if self._is_held():
+                    self._sender.send_continue()
+            waiter = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+
+    def _request_event(self) -> Message:
+        chunks = self._chunks
+        if not chunks:
+            body = b""
+        elif len(chunks) == 1:
+            body = chunks.pop()
+        else:
+            body = b"".join(chunks)
+            chunks.clear()
+        self._end_told = self._body_ended
+        if body and not self._is_over():
+            self._sender.body_consumed(len(body))
+        return {
+            "type": "http.request",
+            "body": body,
+            "more_body": not self._end_told,
+        }
+
+    async def send(self, message: Message) -> None:
+        """
+        Take a message, and wait while the client is slower than that.
+
+        Raises:
+            InvalidMessage: ASGI forbids the message here.
+            ClientDisconnected: Nobody will get it.
+        """
+        try:
+            handler = self._state.accepts.get(message["type"])
+        except (KeyError, TypeError):
+            raise InvalidMessage(
+                f'a message must be a dict with a "type", not {message!r}'
+            ) from None
+        if handler is None:
+            pending = self._refuse(message)
+        else:
+            pending = handler(self, message)
+        if pending is not None:
+            await pending
+
+    def _refuse(self, message: Message) -> Awaitable[None] | None:
+        """Find what is to become of a message which the state doesn't accept."""
+        state = self._state
+        if state is _COMPLETE:
+            return None  # ASGI: later messages are ignored
+        if state is _GONE:
+            raise ClientDisconnected("the client has disconnected")
+        if state is _BUSY:
+            return self._send_after_file(message)
+        expected = " or ".join(sorted(state.accepts))
+        raise InvalidMessage(
+            f"{message['type']!r} came {state.when}, where ASGI expects {expected}"
+        )
+
+    # -- The messages --------------------------------------------------------
+
+    def _start(self, message: Message) -> None:
+        """Hold the head until the body begins (http.response.start)."""
+        status = message.get("status")
+        if not isinstance(status, int) or not 200 <= status <= 999:
+            raise InvalidMessage(
+                "http.response.start: status must be an integer from 200 to 999, "
+                f"not {status!r}"
+            )
+        fields = read_fields(message.get("headers", ()), self._context.field_names)
+        self.headers = fields.headers
+        self.content_length = fields.content_length
+        self.own_defaults = fields.own_defaults
+        self.close = fields.close
+        self.status = status
+        if self.head.method == "HEAD" or status in (204, 304):
+            self.bodiless = True
+        if (
+            message.get("trailers")
+            and self.head.accepts_trailers
+            and self.head.http_version != "1.0"
+            and fields.content_length is None
+            and not self.bodiless
+        ):
+            self._trailers = []
+        self._state = _HELD
+
+    def _first_body(self, message: Message) -> Awaitable[None] | None:
+        """Send the head and the first piece of the body."""
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        more = message.get("more_body", False)
+        if self.bodiless:
+            self._send_bodiless(body, more)
+            return None
+        size = len(body)
+        length = self.content_length
+        if length is None:
+            if not more and self._trailers is None:
+                self.content_length = size
+                self.headers.append((b"content-length", b"%d" % size))
+        elif size > length or (size < length and not more):
+            raise _wrong_length(size, length)
+        self.body_bytes_sent = size
+        if more or self._trailers is not None:
+            self._state = _SENDING if more else _TRAILING
+            self._sender.send_response(self, body, False)
+            return self._sender.drained() if self._sender.congested else None
+        self._finish()
+        self._sender.send_response(self, body, True)
+        return None
+
+    def _send_bodiless(self, body: bytes, more: bool) -> None:
+        """
+        Send the head alone: RFC 9110 section 6.4.1, no content in this answer.
+
+        Whatever else the application sends is ignored.
+        """
+        if self.status == 204:
+            # RFC 9110 section 8.6: no Content-Length in a 204.
+            self.headers = [f for f in self.headers if f[0] != b"content-length"]
+        elif self.content_length is None and body and not more:
+            # What the same GET would have, which is what HEAD asks for.
+            self.headers.append((b"content-length", b"%d" % len(body)))
+        self._finish()
+        self._sender.send_response(self, b"", True)
+
+    def _further_body(self, message: Message) -> Awaitable[None] | None:
+        """Send another piece of the body."""
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        more = message.get("more_body", False)
+        sent = self.body_bytes_sent + len(body)
+        length = self.content_length
+        if length is not None and (sent > length or (sent < length and not more)):
+            raise _wrong_length(sent, length)
+        self.body_bytes_sent = sent
+        if more:
+            self._sender.send_body(body, False)
+        elif self._trailers is not None:
+            self._state = _TRAILING
+            self._sender.send_body(body, False)
+        else:
+            self._finish()
+            self._sender.send_body(body, True)
+            return None
+        return self._sender.drained() if self._sender.congested else None
+
+    def _further_trailers(self, message: Message) -> None:
+        """Collect trailers; the last message of them ends the response."""
+        assert self._trailers is not None
+        self._trailers += read_trailers(message.get("headers", ()))
+        if not message.get("more_trailers", False):
+            self._finish()
+            self._sender.send_trailers(self._trailers)
+
+    def _early_hint(self, message: Message) -> None:
+        """Send a 103 with one ``link`` field each (RFC 8297)."""
+        links = [(b"link", link) for link in message.get("links", ())]
+        hints = read_trailers(links)
+        if hints and self.head.http_version != "1.0":
+            self._sender.send_informational(103, hints)
+
+    # -- Files ---------------------------------------------------------------
+
+    async def _path_send(self, message: Message) -> None:
+        """Send a whole file as the body (http.response.pathsend)."""
+        path = message.get("path")
+        if not isinstance(path, str) or not os.path.isabs(path):
+            raise InvalidMessage(
+                f"http.response.pathsend: path must be absolute, not {path!r}"
+            )
+        self._trailers = None
+        try:
+            file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError:
+            self._state = _AWAITED  # so that the application may answer instead
+            raise
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                self._state = _AWAITED
+                raise InvalidMessage(
+                    f"http.response.pathsend: {path!r} is no regular file"
+                )
+            await self._send_file(file, 0, status.st_size, more=False)
+        finally:
+            os.close(file)
+
+    async def _zero_copy_send(self, message: Message) -> None:
+        """Send a part of an open file (http.response.zerocopysend)."""
+        try:
+            file = message["file"]
+            file = file if isinstance(file, int) else file.fileno()
+            size = os.fstat(file).st_size
+            offset = message.get("offset")
+            at_position = offset is None
+            if offset is None:
+                offset = os.lseek(file, 0, os.SEEK_CUR)
+            count = message.get("count")
+            count = max(size - offset, 0) if count is None else count
+        except (KeyError, AttributeError, TypeError, OSError) as error:
+            raise InvalidMessage(f"http.response.zerocopysend: {error!r}") from error
+        await self._send_file(
+            file, offset, count, more=bool(message.get("more_body", False))
+        )
+        if at_position:
+            os.lseek(file, offset + count, os.SEEK_SET)
+
+    async def _send_file(self, file: int, offset: int, count: int, more: bool) -> None:
+        """Send a piece of a file as a piece of the body; messages wait meanwhile."""
+        if self.bodiless:
+            if self.content_length is None and not more and self.status == 200:
+                self.headers.append((b"content-length", b"%d" % count))
+            self._send_bodiless(b"", more)
+            return
+        sent = self.body_bytes_sent + count
+        held, length = self._state is _HELD, self.content_length
+        if length is None and held and not more and self._trailers is None:
+            self.content_length = count
+            self.headers.append((b"content-length", b"%d" % count))
+        elif length is not None and (sent > length or (sent < length and not more)):
+            raise _wrong_length(sent, length)
+        self._state = _BUSY
+        self.body_bytes_sent = sent
+        if held:
+            self._sender.send_response(self, b"", False)
+        try:
+            if count:
+                await self._sender.send_file(file, offset, count)
+        finally:
+            busy, self._state = self._state is _BUSY, (
+                _SENDING if self._state is _BUSY else self._state
+            )
+            self._wake()
+        if busy and not more:
+            self._further_body({})
+
+    async def _send_after_file(self, message: Message) -> None:
+        """Send ``message`` when the file that is under way has gone out."""
+        while self._state is _BUSY:
+            await self._wait()
+        await self.send(message)
+
+    # -- The end -------------------------------------------------------------
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """Complete, break off or leave alone the response (ApplicationInstance)."""
+        self._context.wheel.remove(self)
+        over = self._is_over()
+        if error is None:
+            if not over:
+                _logger.error(
+                    "The application returned without completing its response: %s",
+                    self.describe(),
+                )
+        elif not (over and _is_farewell(error)):
+            _logger.error(
+                "Exception in the application: %s",
+                self.describe(),
+                exc_info=error.with_traceback(_beyond_ours(error)),
+            )
+        if over:
+            return
+        if self._is_held():
+            self._answer(500, "Internal Server Error")
+        else:
+            self._break_off()
+
+    def _answer(
+        self,
+        status: int,
+        detail: str,
+        fields: tuple[Header, ...] = (),
+        close: bool = False,
+    ) -> None:
+        """Send a line of plain text in the application's stead."""
+        body = f"{detail}\n".encode()
+        self.status = status
+        self.headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            *fields,
+        ]
+        self.content_length = len(body)
+        self.bodiless = self.head.method == "HEAD"
+        self.own_defaults = frozenset()
+        self.close = close
+        if self.bodiless:
+            body = b""
+        self.body_bytes_sent = len(body)
+        self._finish()
+        self._sender.send_response(self, body, True)
+
+    def _break_off(self) -> None:
+        """End a response that can't be completed, in mid-body."""
+        self._state = _GONE
+        self._log()
+        self._wake()
+        self._limit_application()
+        self._sender.abort()
+
+    def _finish(self) -> None:
+        """Take no more messages; the response is complete with the next write."""
+        self._state = _COMPLETE
+        self._log()
+        if self._chunks:
+            self._sender.body_consumed(sum(map(len, self._chunks)))
+            self._chunks.clear()
+        if self._waiters:
+            self._wake()
+
+    def _log(self) -> None:
+        if self._context.access_log is not None:
+            self._context.access_log.exchange_ended(self)
+
+    def _is_over(self) -> bool:
+        return self._state is _COMPLETE or self._state is _GONE
+
+    def _is_held(self) -> bool:
+        """Whether nothing of the response is on the wire yet."""
+        return self._state is _AWAITED or self._state is _HELD
+
+    async def _wait(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- Time (DeadlineHolder) -----------------------------------------------
+
+    def _limit_application(self) -> None:
+        """Give an application without a client a limited time to end."""
+        context = self._context
+        if self in context.manager.running and context.application_close_timeout:
+            wheel = context.wheel
+            self._close_deadline = wheel.clock() + context.application_close_timeout
+            wheel.schedule(self, self._close_deadline)
+
+    def next_deadline(self) -> float:
+        """Tell when the application's time is over."""
+        return self._close_deadline
+
+    def deadline_passed(self, now: float) -> None:
+        """Cancel an application that outlives its client."""
+        _logger.warning(
+            "Cancelling the application, whose client has gone: %s", self.describe()
+        )
+        self._context.manager.cancel(self)
+
+    # -- Told to logs (access_log.Exchange) ----------------------------------
+
+    @property
+    def method(self) -> str:
+        """The request's method, as received."""
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        """Path and query, as received."""
+        return self.head.target
+
+    @property
+    def http_version(self) -> str:
+        """The request's HTTP version."""
+        return self.head.http_version
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """The client's address and port."""
+        return self._connection.client
+
+    @property
+    def request_headers(self) -> list[Header]:
+        """The request's header fields."""
+        return self.head.headers
+
+    @property
+    def response_headers(self) -> list[Header]:
+        """The response's header fields, without those of the server."""
+        return self.headers
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the head of the request was complete."""
+        return monotonic() - self._started
+
+    def describe(self) -> str:
+        """Name the exchange in a log line: method, path and age."""
+        path = self.head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        return f"{self.head.method} {path}, {self.duration:.1f} s old"
+
+
+def _as_bytes(body: object) -> bytes:
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise InvalidMessage(
+        f"http.response.body: body must be bytes, not {type(body).__name__}"
+    )
+
+
+def _wrong_length(sent: int, length: int) -> InvalidMessage:
+    relation = "longer" if sent > length else "shorter"
+    return InvalidMessage(
+        f"the response body is {relation} than its content-length: "
+        f"{sent} bytes instead of {length}"
+    )
+
+
+def _is_farewell(error: BaseException) -> bool:
+    """Whether an error is what a client's going or a cancellation leads to."""
+    inner = getattr(error, "exceptions", None)
+    if isinstance(inner, tuple):  # an exception group, of a task group
+        return all(map(_is_farewell, inner))
+    return isinstance(error, (ClientDisconnected, asyncio.CancelledError))
+
+
+def _beyond_ours(error: BaseException) -> Any:
+    """Leave the manager's own frame out of the application's traceback."""
+    traceback = error.__traceback__
+    return traceback.tb_next if traceback is not None else None
+
+
+# -- The table of states -----------------------------------------------------
+
+
+class _State:
+    """
+    Which messages an exchange accepts, and what handles each.
+
+    Attributes:
+        when: The state in words, for error messages.
+        accepts: Message types to handlers; a handler moves the state.
+    """
+
+    __slots__ = ("accepts", "when")
+
+    def __init__(
+        self,
+        when: str,
+        **accepts: Callable[[HTTPStream, Message], Awaitable[None] | None],
+    ) -> None:
+        self.when = when
+        self.accepts = {
+            f"http.response.{kind}": handler for kind, handler in accepts.items()
+        }
+
+
+_AWAITED = _State(
+    "before the response was started",
+    start=HTTPStream._start,
+    early_hint=HTTPStream._early_hint,
+)
+_HELD = _State(
+    "after the response was started",
+    body=HTTPStream._first_body,
+    early_hint=HTTPStream._early_hint,
+    pathsend=HTTPStream._path_send,
+    zerocopysend=HTTPStream._zero_copy_send,
+)
+_SENDING = _State(
+    "in the middle of the body",
+    body=HTTPStream._further_body,
+    zerocopysend=HTTPStream._zero_copy_send,
+)
+_BUSY = _State("while a file is being sent")
+_TRAILING = _State(
+    "after the body, before the trailers",
+    trailers=HTTPStream._further_trailers,
+)
+_COMPLETE = _State("after the response was complete")
+_GONE = _State("after the client had gone")

@@ -1,0 +1,68 @@
+"""
+Request heads to ASGI scopes; pure functions.
+
+Source: ASGI HTTP & WebSocket 2.5, "HTTP Connection Scope".
+
+Tests: ``tests/unit/asgi/test_scope.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from daphne_like.asgi.types import Scope
+    from daphne_like.protocols.interfaces import Connection, Header, RequestHead
+
+__all__ = ["http_scope"]
+
+
+def http_scope(
+    head: RequestHead,
+    connection: Connection,
+    root_path: str,
+    extensions: dict[str, dict[str, object]],
+) -> Scope:
+    """
+    Build the scope of an HTTP exchange.
+
+    Every scope is made of objects of its own, so that an application which
+    changes it changes nothing for others.
+
+    Args:
+        head: The request.
+        connection: Its addresses and scheme.
+        root_path: Where the application is mounted. ``path`` begins with it,
+            as ASGI's mapping to WSGI supposes, whether or not a proxy has cut
+            it off; ``raw_path`` is as received.
+        extensions: Those which this exchange can use; the caller's to give away.
+    """
+    raw_path, _, query = head.target.partition(b"?")
+    path = raw_path.decode("latin-1")
+    if "%" in path:
+        # Undecodable bytes become U+FFFD; raw_path keeps them.
+        path = unquote(path)
+    if root_path and not _is_below(path, root_path):
+        path = root_path + path
+    client, server = connection.client, connection.server
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "http_version": head.http_version,
+        "method": head.method,
+        "scheme": connection.scheme,
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": root_path,
+        "headers": head.headers,
+        # Lists, since Daphne's users compare them with lists.
+        "client": None if client is None else [*client],
+        "server": None if server is None else [*server],
+        "extensions": extensions,
+    }
+
+
+def _is_below(path: str, root_path: str) -> bool:
+    return path == root_path or path.startswith(f"{root_path}/")

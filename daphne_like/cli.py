@@ -1,0 +1,323 @@
+"""
+The command line: arguments to settings, settings to a running server.
+
+The options are made from :mod:`daphne_like.settings`. The class has the interface of
+Daphne's, which is subclassed in the wild: frozen programs, for instance, override
+:meth:`CommandLineInterface.load_asgi_app`.
+
+Exit status: 0 after a signal, 1 when an address can't be bound or the application
+can't be imported, 2 for wrong settings, 3 when the application refuses to start.
+
+Tests: ``tests/unit/test_cli.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from daphne_like.errors import (
+    ApplicationLoadError,
+    ListenError,
+    SettingsError,
+    StartError,
+)
+from daphne_like.setting_kinds import Flag, Several, did_you_mean
+from daphne_like.settings import (
+    KNOWN_SETTINGS,
+    SECTION_TITLES,
+    Setting,
+    Settings,
+    read_toml,
+)
+
+if TYPE_CHECKING:
+    from daphne_like.server import Server
+
+__all__ = ["CommandLineInterface"]
+
+
+class CommandLineInterface:
+    """
+    The ``daphne-like`` program.
+
+    Attributes:
+        server_class: What serves; a subclass may name its own.
+        server: The server, once :meth:`run` has made it.
+        parser: The argument parser; a subclass may add its own arguments.
+        arg_proxy_host: The option ``--proxy-headers-host``.
+        arg_proxy_port: The option ``--proxy-headers-port``.
+    """
+
+    description = "Serve an ASGI application over HTTP, on Twisted."
+
+    server_class: type[Server] | None = None
+
+    def __init__(self) -> None:
+        self.server: Server | None = None
+        self.parser = argparse.ArgumentParser(
+            prog="daphne-like",
+            usage="%(prog)s [option ...] [module:attribute]",
+            description=self.description,
+            epilog=(
+                "Durations are seconds, or have a unit: 500ms, 30s, 5m, 1h, 1d. "
+                "In square brackets stands the environment variable for the same "
+                "setting. The command line wins over the environment, and that over "
+                "the file."
+            ),
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self._option_strings: list[str] = []
+        actions: dict[str, argparse.Action] = {}
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for section, title in SECTION_TITLES.items():
+            groups[section] = self.parser.add_argument_group(*title.split(": "))
+        for name, definition in KNOWN_SETTINGS.items():
+            actions[name] = self._add_setting(groups[definition.section], definition)
+        self.arg_proxy_host = actions["proxy_headers_host"]
+        self.arg_proxy_port = actions["proxy_headers_port"]
+        self._add_commands(self.parser.add_argument_group("Command line"))
+
+    @classmethod
+    def entrypoint(cls) -> NoReturn:
+        """Run with the arguments of the process, and end it."""
+        sys.exit(cls().run(sys.argv[1:]))
+
+    def run(self, args: Sequence[str]) -> int:
+        """
+        Serve as the arguments say until the server is stopped.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            SystemExit: The arguments are wrong (2), or asked for help or version.
+        """
+        options, unknown = self.parser.parse_known_args(args)
+        if unknown:
+            self._refuse(unknown)
+        try:
+            settings = self._settings(vars(options))
+            if options.show_config:
+                print(settings.to_toml(), end="")
+                return 0
+            return self._serve(settings)
+        except SettingsError as error:
+            self.parser.error(str(error))
+        except ApplicationLoadError as error:
+            from daphne_like.asgi.loading import explain
+
+            print(explain(error), file=sys.stderr)
+            return error.exit_status
+        except StartError as error:
+            import logging
+
+            prefix = "Listen failure: " if isinstance(error, ListenError) else ""
+            logging.getLogger("daphne_like.server").critical("%s%s", prefix, error)
+            return error.exit_status
+
+    def load_asgi_app(self, asgi_app_path: str) -> object:
+        """
+        Return the object named on the command line; a subclass may find it elsewhere.
+
+        Args:
+            asgi_app_path: ``module:attribute.attribute``.
+
+        Raises:
+            ApplicationLoadError: There is no such object.
+        """
+        from daphne_like.asgi.loading import import_by_path
+
+        return import_by_path(asgi_app_path)
+
+    def _serve(self, settings: Settings) -> int:
+        from daphne_like.observability.logs import configure_logging
+
+        configure_logging(settings.log)
+
+        from daphne_like import server
+        from daphne_like.asgi.loading import load_application
+
+        return server.run(
+            settings, lambda: load_application(settings.app, self.load_asgi_app)
+        )
+
+    def _settings(self, options: dict[str, Any]) -> Settings:
+        """Merge what was given on the command line with the other sources."""
+        given = {name: options[name] for name in KNOWN_SETTINGS if name in options}
+        path = options["config"]
+        settings = Settings.from_sources(
+            given, os.environ, None if path is None else read_toml(path), path
+        )
+        # The settings refuse only other names than the default ones; who names a
+        # header on the command line believes that it will be looked at.
+        for action in (self.arg_proxy_host, self.arg_proxy_port):
+            if action.dest in given and not settings.proxy.proxy_headers:
+                raise SettingsError(
+                    f"{action.option_strings[-1]} has no effect without --proxy-headers"
+                )
+        return settings
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Exit with a usage error which names the first argument that is unknown."""
+        # The value of a misspelt option may have been taken for the application, and
+        # then the application is unknown too: the option is the mistake.
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        hint = did_you_mean(word.partition("=")[0], self._option_strings)
+        self.parser.error(f"unrecognized argument {word}{hint}")
+
+    def _add_setting(
+        self, group: argparse._ArgumentGroup, definition: Setting
+    ) -> argparse.Action:
+        kind = definition.kind
+        arguments: dict[str, Any] = {
+            "default": argparse.SUPPRESS,
+            "help": _help_text(definition),
+            "metavar": kind.metavar,
+        }
+        if not definition.options:
+            return group.add_argument(
+                definition.name,
+                nargs="?",
+                type=_argument_type(kind.read),
+                **{**arguments, "metavar": "module:attribute"},
+            )
+        options = list(definition.options)
+        arguments["dest"] = definition.name
+        if isinstance(kind, Flag):
+            options += ["--no-" + option.removeprefix("--") for option in options]
+            action = group.add_argument(*options, action=_FlagAction, **arguments)
+        elif isinstance(kind, Several) and not kind.separated:
+            action = group.add_argument(
+                *options,
+                action="append",
+                type=_argument_type(kind.item.read),
+                **arguments,
+            )
+        else:
+            action = group.add_argument(
+                *options, type=_argument_type(kind.read), **arguments
+            )
+        if definition.off_option is not None:
+            group.add_argument(
+                definition.off_option,
+                action="store_const",
+                const="",
+                dest=definition.name,
+                default=argparse.SUPPRESS,
+                help=f'the same as {definition.options[-1]} ""',
+            )
+            options.append(definition.off_option)
+        self._option_strings += options
+        return action
+
+    def _add_commands(self, group: argparse._ArgumentGroup) -> None:
+        group.add_argument(
+            "--config", metavar="FILE", help="TOML file with settings by name"
+        )
+        group.add_argument(
+            "--show-config",
+            action="store_true",
+            help="print all settings and their sources as such a file, and exit",
+        )
+        group.add_argument(
+            "--version",
+            action=_VersionAction,
+            help="print the versions of the server and what it runs on, and exit",
+        )
+        group.add_argument(
+            "-h", "--help", action="help", help="print this help, and exit"
+        )
+        self._option_strings += ["--config", "--show-config", "--version", "--help"]
+
+
+def _argument_type(read: Callable[[object], Any]) -> Callable[[str], Any]:
+    """Turn the reader of a kind into one whose errors argparse shows."""
+
+    def read_argument(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_argument
+
+
+def _help_text(definition: Setting) -> str:
+    notes = definition.environment_variable
+    if definition.default_text and definition.default is not False:
+        notes = f"default: {definition.default_text}; {notes}"
+    return f"{definition.help}\n[{notes}]".replace("%", "%%")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Shows an option's value once, and keeps the line ends of help texts."""
+
+    def __init__(self, prog: str, **arguments: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 30, **arguments})
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar)
+        spellings = ", ".join(action.option_strings)
+        takes_value = action.nargs != 0 and action.metavar is not None
+        return f"{spellings} {action.metavar}" if takes_value else spellings
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [
+            line
+            for paragraph in text.splitlines()
+            for line in super(_HelpFormatter, self)._split_lines(paragraph, width)
+        ]
+
+
+class _FlagAction(argparse.Action):
+    """Stores False for the spelling with ``--no-`` and True for the other one."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(nargs=0, **arguments)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        given = option_string or ""
+        setattr(namespace, self.dest, not given.startswith("--no-"))
+
+
+class _VersionAction(argparse.Action):
+    """Prints the versions a bug report needs; they are looked up only then."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(nargs=0, **arguments)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        from daphne_like import __version__
+
+        try:
+            loop = f"uvloop {version('uvloop')}"
+        except PackageNotFoundError:
+            loop = "asyncio"
+        print(
+            f"{parser.prog} {__version__} "
+            f"({platform.python_implementation()} {platform.python_version()}, "
+            f"Twisted {version('Twisted')}, loop {loop})"
+        )
+        parser.exit()

@@ -1,0 +1,89 @@
+"""
+Every exception of the server, with the status a peer sees for it.
+
+What a peer does wrong becomes a :class:`RequestRejected`; what an application
+does wrong with a message becomes an :class:`InvalidMessage`; what goes wrong
+before serving becomes one clear line and an exit status.
+
+Tests: ``tests/unit/test_errors.py``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ApplicationLoadError",
+    "ClientDisconnected",
+    "InvalidMessage",
+    "LifespanFailed",
+    "ListenError",
+    "RequestRejected",
+    "SettingsError",
+]
+
+
+class StartError(Exception):
+    """
+    The server can't start; ``str()`` is one line for the user.
+
+    Attributes:
+        exit_status: What the process ends with.
+    """
+
+    exit_status = 1
+
+
+class SettingsError(StartError):
+    """A setting or an endpoint string is wrong."""
+
+    exit_status = 2
+
+
+class ListenError(StartError):
+    """An address can't be bound, for instance because it is in use."""
+
+    exit_status = 1
+
+
+class ApplicationLoadError(StartError):
+    """The application named by the user can't be imported or called."""
+
+    exit_status = 1
+
+
+class LifespanFailed(StartError):
+    """The application refused to start (``lifespan.startup.failed``)."""
+
+    exit_status = 3
+
+
+class ClientDisconnected(OSError):
+    """
+    The client has gone; raised out of the application's ``send()``.
+
+    An ``OSError``, as ASGI HTTP 2.4 asks, so that frameworks take it for a
+    lost connection. When it bubbles out of the application it isn't logged.
+    """
+
+
+class InvalidMessage(ValueError):
+    """
+    The application sent a message which ASGI forbids at this point.
+
+    A ``ValueError``, which is what Daphne raises; the text says what was wrong.
+    """
+
+
+class RequestRejected(Exception):
+    """
+    The peer's request is refused before any application sees it.
+
+    Attributes:
+        status: The HTTP status which the peer gets.
+        detail: One plain-text line for the body of the answer; never holds
+            anything the peer sent.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail

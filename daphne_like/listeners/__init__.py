@@ -1,0 +1,1 @@
+"""Where connections come from: endpoint strings, sockets, transports."""

@@ -1,0 +1,293 @@
+"""
+An asyncio transport presented as a Twisted one.
+
+Under uvloop the loop's own transports carry several times the requests that
+Twisted's carry. :class:`LoopTransport` is both halves at once: the asyncio
+protocol which the loop calls, and the Twisted transport which our protocols
+write to. Its ``data_received`` *is* the Twisted protocol's ``dataReceived`` and
+its ``write`` *is* the loop transport's, so that no Python frame of ours stands
+in the way of the bytes.
+
+Tests: ``tests/unit/listeners/test_transports.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+
+__all__ = ["LoopTransport", "twisted_address"]
+
+_DONE = Failure(ConnectionDone())
+
+# The most that one call hands to the kernel, so that others get their turn.
+_SENDFILE_BYTES = 1024 * 1024
+
+
+@implementer(ITCPTransport, IConsumer, IPushProducer)
+class LoopTransport(asyncio.Protocol):
+    """
+    One accepted connection, between the event loop and a Twisted protocol.
+
+    Flow control: the loop calls :meth:`pause_writing` and
+    :meth:`resume_writing` at its marks; both go on to the registered producer.
+
+    Attributes:
+        data_received: The protocol's ``dataReceived``.
+        write: The loop transport's ``write``.
+    """
+
+    __slots__ = (
+        "_factory",
+        "_file_bytes",
+        "_lost",
+        "_producer",
+        "_protocol",
+        "_transport",
+        "_waiter",
+        "data_received",
+        "write",
+    )
+
+    disconnecting = False
+
+    data_received: Callable[[bytes], None]
+    write: Callable[[bytes], None]
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self._producer: IPushProducer | None = None
+        self._protocol: IProtocol | None = None
+        self._lost = False
+        # A file being sent: bytes left, and what it waits for.
+        self._file_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.data_received = _ignore
+
+    # -- Called by the loop --------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make the Twisted protocol and connect it."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
+        protocol = self._factory.buildProtocol(self.getPeer())
+        if protocol is None:
+            self._transport.abort()
+            return
+        self._protocol = protocol
+        self.data_received = protocol.dataReceived
+        # uvloop looks data_received up once, so let it look again.
+        self._transport.set_protocol(self)
+        protocol.makeConnection(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the protocol; free what refers to it."""
+        self._lost = True
+        self._wake()
+        protocol, self._protocol = self._protocol, None
+        self.data_received = _ignore
+        self._producer = None
+        if protocol is not None:
+            reason = _DONE if exc is None else Failure(ConnectionLost(str(exc)))
+            protocol.connectionLost(reason)
+
+    def pause_writing(self) -> None:
+        """Pause the producer: the buffer is above its high-water mark."""
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def resume_writing(self) -> None:
+        """Resume the producer: the buffer is below its low-water mark."""
+        if self._waiter is not None:
+            self._wake()
+        elif self._producer is not None:
+            self._producer.resumeProducing()
+
+    # -- Called by the protocol ----------------------------------------------
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Write several pieces."""
+        self._transport.writelines(list(data))
+
+    def loseConnection(self) -> None:
+        """Close when everything is written."""
+        self._transport.close()
+
+    def loseWriteConnection(self) -> None:
+        """Close our side when everything is written, where that can be told."""
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def abortConnection(self) -> None:
+        """Close at once and forget what isn't written."""
+        self._transport.abort()
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """Take the push producer that is to be paused and resumed."""
+        if not streaming:
+            raise NotImplementedError("only push producers are supported")
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        """Stop reading from the peer."""
+        if not self._lost:
+            self._transport.pause_reading()
+
+    def resumeProducing(self) -> None:
+        """Read from the peer again."""
+        if not self._lost and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def stopProducing(self) -> None:
+        """Close: nobody wants what the peer sends."""
+        self.loseConnection()
+
+    def write_buffer_bytes(self) -> int:
+        """Count the bytes which the peer hasn't taken yet."""
+        return self._transport.get_write_buffer_size() + self._file_bytes
+
+    def getPeer(self) -> IAddress:
+        """Tell the address of the other end."""
+        return twisted_address(
+            self._transport.get_extra_info("socket"),
+            self._transport.get_extra_info("peername"),
+        )
+
+    def getHost(self) -> IAddress:
+        """Tell the address of this end."""
+        return twisted_address(
+            self._transport.get_extra_info("socket"),
+            self._transport.get_extra_info("sockname"),
+        )
+
+    def getTcpNoDelay(self) -> bool:
+        """Tell whether small writes go out at once; the loop sees to it."""
+        sock = self._transport.get_extra_info("socket")
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Choose whether small writes go out at once."""
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """Tell whether the kernel probes a silent peer."""
+        sock = self._transport.get_extra_info("socket")
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Choose whether the kernel probes a silent peer."""
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    # -- Files ---------------------------------------------------------------
+
+    async def send_file(self, file: int, offset: int, count: int) -> None:
+        """
+        Let the kernel copy bytes of a file to the socket.
+
+        Meanwhile the producer is paused, so that its stall deadline runs.
+
+        Args:
+            file: An open descriptor, which stays the caller's.
+            offset: Where to begin.
+            count: How many bytes.
+
+        Raises:
+            EOFError: The file ended early.
+        """
+        self._file_bytes = count
+        producer = self._producer
+        if producer is not None:
+            producer.pauseProducing()
+        # A descriptor of our own: loops refuse to watch that of a transport,
+        # and it can't be closed and given to another connection meanwhile.
+        out = os.dup(self._transport.get_extra_info("socket").fileno())
+        try:
+            await self._flushed()
+            while self._file_bytes and not self._lost:
+                size = min(self._file_bytes, _SENDFILE_BYTES)
+                try:
+                    sent = os.sendfile(out, file, offset, size)
+                except BlockingIOError:
+                    await self._writable(out)
+                    continue
+                except (BrokenPipeError, ConnectionError):
+                    self._transport.abort()
+                    break
+                if not sent:
+                    raise EOFError("the file ended early")
+                offset += sent
+                self._file_bytes -= sent
+                await asyncio.sleep(0)
+        finally:
+            os.close(out)
+            self._file_bytes = 0
+            if producer is not None and not self._lost:
+                producer.resumeProducing()
+
+    async def _flushed(self) -> None:
+        """Wait until the loop has written its buffer to the last byte."""
+        if self._transport.get_write_buffer_size():
+            await self._wait(lambda: self._transport.set_write_buffer_limits(0))
+            if not self._lost:
+                self._transport.set_write_buffer_limits()
+
+    async def _writable(self, out: int) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await self._wait(lambda: loop.add_writer(out, self._wake))
+        finally:
+            loop.remove_writer(out)
+
+    async def _wait(self, begin: Callable[[], object]) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self._lost:
+            return
+        begin()
+        await self._waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def twisted_address(sock: socket.socket, name: object) -> IAddress:
+    """
+    Turn a socket's name into the address class which Twisted users know.
+
+    Args:
+        sock: Tells the family.
+        name: What ``getsockname`` or ``getpeername`` gave; ``None`` or empty
+            when there is none.
+    """
+    if sock.family == socket.AF_INET and isinstance(name, tuple):
+        return IPv4Address("TCP", name[0], name[1])
+    if sock.family == socket.AF_INET6 and isinstance(name, tuple):
+        return IPv6Address("TCP", *name)
+    path = name if isinstance(name, (str, bytes)) else None
+    return UNIXAddress(os.fsencode(path) if path else None)
+
+
+def _ignore(data: bytes) -> None:
+    """Drop what arrives before or after the protocol's time."""

@@ -1,0 +1,1 @@
+"""Bytes to the meaning of HTTP and WebSocket, and back; no ASGI."""

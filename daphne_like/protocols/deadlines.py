@@ -1,0 +1,91 @@
+"""
+One wheel of deadlines for all connections of a process.
+
+A timer per request costs as much as parsing the request. Here a connection
+keeps its deadlines as plain numbers; it stands in exactly one slot of the
+wheel, which is visited once a second. A deadline that moves to a *later*
+instant, as the keep-alive deadline does with each request, costs nothing: the
+visit finds that it isn't due and moves the connection on. Only an *earlier*
+deadline asks for a call of :meth:`DeadlineWheel.schedule`.
+
+Deadlines are kept to the next whole tick: never early, less than a second late.
+
+Tests: ``tests/unit/protocols/test_deadlines.py``.
+"""
+
+from __future__ import annotations
+
+from math import ceil, inf
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DeadlineHolder", "DeadlineWheel"]
+
+
+class DeadlineHolder(Protocol):
+    """
+    Something with deadlines.
+
+    Attributes:
+        slot: The instant at which the wheel looks at it next; ``inf`` when it
+            isn't on the wheel. Written by the wheel alone.
+    """
+
+    slot: float
+
+    def next_deadline(self) -> float:
+        """Tell the earliest deadline, ``inf`` when there is none."""
+
+    def deadline_passed(self, now: float) -> None:
+        """Do what is due at ``now``; may schedule again."""
+
+
+class DeadlineWheel:
+    """Keeps the deadlines of its holders, to the second."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._slots: dict[int, dict[DeadlineHolder, None]] = {}
+        self._visited = int(clock())
+
+    def schedule(self, holder: DeadlineHolder, deadline: float) -> None:
+        """
+        See to it that ``holder`` is looked at when ``deadline`` has passed.
+
+        Call it only when ``deadline < holder.slot``; anything else is found
+        when the holder's slot comes.
+        """
+        if holder.slot != inf:
+            self.remove(holder)
+        slot = max(ceil(deadline), self._visited + 1)
+        holder.slot = slot
+        self._slots.setdefault(slot, {})[holder] = None
+
+    def remove(self, holder: DeadlineHolder) -> None:
+        """Forget ``holder``, which need not be on the wheel."""
+        if holder.slot != inf:
+            del self._slots[int(holder.slot)][holder]
+            holder.slot = inf
+
+    def tick(self) -> None:
+        """Visit all slots up to this instant; to be called once a second."""
+        now = self.clock()
+        self._visited = int(now)
+        for slot in sorted(slot for slot in self._slots if slot <= now):
+            holders = self._slots[slot]
+            while holders:
+                # A holder may remove others of the same slot meanwhile.
+                holder, _ = holders.popitem()
+                holder.slot = inf
+                deadline = holder.next_deadline()
+                if deadline <= now:
+                    holder.deadline_passed(now)
+                elif deadline != inf:
+                    self.schedule(holder, deadline)
+            del self._slots[slot]
+
+    def __len__(self) -> int:
+        """Count the holders on the wheel."""
+        return sum(map(len, self._slots.values()))

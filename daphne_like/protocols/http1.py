@@ -1,0 +1,687 @@
+"""
+HTTP/1.1 and HTTP/1.0: one connection, its requests in order, its answers.
+
+The reader of :mod:`~daphne_like.protocols.http1_reader` finds the requests.
+This module queues them (pipelining: answers go out in the order of the
+requests, RFC 9112 section 9.3.2), frames the answers, paces both directions,
+and keeps the deadlines. An error is answered with a line of plain text after
+the answers to the requests before it, and ends the connection.
+
+Source: RFC 9112.
+
+Tests: ``tests/unit/protocols/test_http1.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from math import inf
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.protocol import Factory
+from zope.interface import implementer
+
+from daphne_like.errors import RequestRejected
+from daphne_like.protocols.http1_reader import FEED_BYTES, RequestReader
+from daphne_like.protocols.interfaces import Connection, RequestHead
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+    from collections.abc import Awaitable, Sequence
+
+    from twisted.internet.interfaces import IAddress, ITransport
+    from twisted.python.failure import Failure
+
+    from daphne_like.protocols.deadlines import DeadlineWheel
+    from daphne_like.protocols.default_headers import DefaultHeaders
+    from daphne_like.protocols.interfaces import (
+        Header,
+        OpenStream,
+        ResponseHead,
+        Stream,
+    )
+    from daphne_like.settings import HTTPSettings
+
+__all__ = ["HTTP1Context", "HTTP1Factory", "HTTP1Protocol"]
+
+_STATUS_LINES = {
+    int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii"))
+    for status in HTTPStatus
+}
+
+# Request bodies that no application has taken: reading pauses above the first
+# mark and resumes below the second.
+_BODY_HIGH_WATER_BYTES = 64 * 1024
+_BODY_LOW_WATER_BYTES = 16 * 1024
+# When nobody reads a body, so much of it is read and dropped to keep the
+# connection; beyond that, closing is cheaper for both sides.
+_DISCARD_BYTES = 64 * 1024
+# Larger bodies go to the transport beside their head instead of being copied.
+_JOIN_BYTES = 64 * 1024
+# What is read of a file at once where the kernel can't send it by itself.
+_FILE_BYTES = 256 * 1024
+# How long a peer may go on sending what nobody reads, so that it gets to
+# reading the answer.
+_LINGER_TIMEOUT = 2.0
+
+
+class _State(Enum):
+    """What becomes of bytes that arrive."""
+
+    READING = "parsed as requests"
+    LAST = "parsed for the body of the last request, then ignored"
+    LINGERING = "ignored; our side is closed, the peer's is not yet"
+    CLOSING = "ignored; the answer is still being written"
+    CLOSED = "none arrive"
+
+
+_READING = _State.READING
+
+
+@dataclass(frozen=True, slots=True)
+class HTTP1Context:
+    """
+    What the connections of one listener share.
+
+    Attributes:
+        open_stream: Makes the stream for a request.
+        settings: Limits and timeouts.
+        default_headers: Added to each response.
+        wheel: Keeps the deadlines; its clock is the clock.
+        loop: Makes the futures that ``send()`` waits for.
+        connections: The live ones; each adds and removes itself.
+        scheme: ``http`` or ``https``.
+    """
+
+    open_stream: OpenStream
+    settings: HTTPSettings
+    default_headers: DefaultHeaders
+    wheel: DeadlineWheel
+    loop: AbstractEventLoop
+    connections: set[HTTP1Protocol]
+    scheme: str = "http"
+
+
+@implementer(IProtocol, IPushProducer)
+class HTTP1Protocol:
+    """
+    One connection, and the sender of the response being written.
+
+    Flow control towards the application: bytes of bodies that no application
+    has taken are counted in ``_unread_bytes``. Above the high-water mark, or
+    with a full pipeline, the transport pauses reading and TCP tells the peer;
+    :meth:`body_consumed` or the next answer resumes it.
+
+    Flow control towards the peer: the transport, whose producer this is, calls
+    :meth:`pauseProducing` above its own mark. From then on ``congested`` is
+    true and ``send()`` waits for :meth:`drained`, which comes true with
+    :meth:`resumeProducing` or the end of the connection; that end comes after
+    ``timeout_send`` without progress.
+
+    Deadlines are instants of the wheel's clock, ``inf`` when nothing is due.
+    """
+
+    __slots__ = (
+        "_advancing",
+        "_body_deadline",
+        "_chunked",
+        "_clock",
+        "_connection",
+        "_context",
+        "_current",
+        "_drain_waiters",
+        "_held",
+        "_idle_deadline",
+        "_limits",
+        "_queue",
+        "_reader",
+        "_reading_paused",
+        "_receiving",
+        "_rejection",
+        "_request_deadline",
+        "_send_deadline",
+        "_state",
+        "_unread_bytes",
+        "_unsent_bytes",
+        "_until_close",
+        "_write",
+        "congested",
+        "slot",
+        "transport",
+    )
+
+    def __init__(self, context: HTTP1Context) -> None:
+        self._context = context
+        self._limits = context.settings
+        self._clock = context.wheel.clock
+        self._reader = RequestReader(context.settings, self)
+        self._state = _READING
+        self.slot = inf
+
+        # Requests in order: being answered, waiting; then the error, if any.
+        self._current: Stream | None = None
+        self._queue: list[Stream] = []
+        self._rejection: RequestRejected | None = None
+        self._advancing = False
+        # The one whose body is still arriving: the last of those above, or
+        # one that was answered early.
+        self._receiving: Stream | None = None
+
+        self._unread_bytes = 0
+        self._reading_paused = False
+        self._held = b""
+        self.congested = False
+        self._drain_waiters: list[Future[None]] = []
+        self._unsent_bytes = 0
+        # How the end of the response being written is told.
+        self._chunked = False
+        self._until_close = False
+
+        self._idle_deadline = inf
+        self._request_deadline = inf
+        self._body_deadline = inf
+        self._send_deadline = inf
+
+    # -- The life of the connection ------------------------------------------
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """Take the transport into use (IProtocol)."""
+        self.transport = transport
+        self._write = transport.write
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """Join the other connections and wait for the first request."""
+        context, limit = self._context, self._limits.limit_connections
+        self._connection = _describe(self.transport, context.scheme)
+        self.transport.registerProducer(self, True)
+        full = len(context.connections) >= limit > 0
+        context.connections.add(self)
+        if full:
+            self._refuse(RequestRejected(503, "There are too many connections."))
+        else:
+            self._expect_head()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell whoever waits that the connection is gone (IProtocol)."""
+        self._state = _State.CLOSED
+        self._context.connections.discard(self)
+        self._context.wheel.remove(self)
+        self._reader.close()
+        self._held = b""
+        self._queue.clear()
+        self._receiving = None
+        self._wake_senders()
+        current, self._current = self._current, None
+        if current is not None:
+            current.disconnected()
+
+    def drain(self) -> None:
+        """Take no further request; answer what was received, then close."""
+        if self._state is _READING:
+            self._state = _State.LAST
+            if self._current is None and self._receiving is None:
+                self._close()
+
+    def stop(self) -> None:
+        """Close at once, whatever is in flight."""
+        if self._state is not _State.CLOSED:
+            self.transport.abortConnection()
+
+    def _close(self) -> None:
+        """Close when everything is written, or when that takes too long."""
+        self._state = _State.CLOSING
+        self._idle_deadline = inf
+        self._await_progress()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _linger(self) -> None:
+        """
+        Close in a way that leaves the peer time to read the answer.
+
+        A socket that is closed with unread bytes is reset, and the peer drops
+        the answer with it. RFC 9112 section 9.6: close the write side first.
+        """
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is None:
+            self._close()
+            return
+        self._state = _State.LINGERING
+        self._body_deadline = inf
+        self._await_progress()
+        self._idle_deadline = self._clock() + _LINGER_TIMEOUT
+        self._watch(self._idle_deadline)
+        half_close()
+        self._pace_reading()
+
+    # -- Bytes in ------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Read requests and start those whose turn it is (IProtocol)."""
+        if self._state is not _READING and self._receiving is None:
+            return
+        if len(data) > FEED_BYTES or self._held:
+            self._read_slices(data)
+            return
+        try:
+            head_begun = self._reader.feed(data)
+        except RequestRejected as rejection:
+            self._refuse(rejection)
+            return
+        if head_begun:
+            self._expect_head()
+        if self._queue:
+            self._advance()
+
+    def _read_slices(self, data: bytes) -> None:
+        """Read in pieces, as far as the pipeline has room; hold the rest."""
+        data = self._held + data
+        start = 0
+        self._held = b""
+        while start < len(data) and len(self._queue) < self._pipeline_room():
+            size = FEED_BYTES if self._receiving is None else _BODY_HIGH_WATER_BYTES
+            piece = data[start : start + size]
+            start += size
+            try:
+                if self._reader.feed(piece):
+                    self._expect_head()
+            except RequestRejected as rejection:
+                self._refuse(rejection)
+                return
+            if self._state is not _READING and self._receiving is None:
+                start = len(data)
+            self._advance()
+        self._held = data[start:]
+        self._pace_reading()
+
+    def _pipeline_room(self) -> float:
+        return self._limits.limit_pipelined_requests or inf
+
+    def request_received(self, head: RequestHead, has_body: bool) -> None:
+        """Queue a request; it starts when the read has proved sound."""
+        stream = self._context.open_stream(head, self._connection, self)
+        self._receiving = stream
+        self._queue.append(stream)
+        if not self._reader.keep_alive:
+            self._state = _State.LAST
+        if has_body:
+            self._await_body()
+
+    def body_received(self, data: bytes) -> None:
+        """Pass on a piece of the body and count it until it is taken."""
+        stream = self._receiving
+        if stream is None:
+            return
+        self._unread_bytes += len(data)
+        stream.body_received(data)
+        if self._unread_bytes > _BODY_HIGH_WATER_BYTES:
+            self._pace_reading()
+        elif self._body_deadline != inf:
+            self._await_body()
+
+    def body_ended(self) -> None:
+        """End the request being received."""
+        stream, self._receiving = self._receiving, None
+        self._body_deadline = inf
+        if stream is None:
+            return
+        stream.body_ended()
+        if stream is not self._current and not self._queue:
+            # It was answered before its body was read to the end.
+            self._next_request()
+
+    def _refuse(self, rejection: RequestRejected) -> None:
+        """Answer with an error when the requests before it have their answer."""
+        self._state = _State.LAST
+        self._body_deadline = inf
+        self._held = b""
+        broken = self._receiving
+        if broken is not None and broken is self._current:
+            broken.reject(rejection)
+            return
+        self._receiving = None
+        if broken is not None and broken in self._queue:
+            self._queue.remove(broken)
+        self._rejection = rejection
+        self._advance()
+
+    # -- Requests in order ---------------------------------------------------
+
+    def _advance(self) -> None:
+        """Start the next request, unless one is being answered."""
+        if self._advancing:
+            return  # an application that ends at once comes back to this loop
+        self._advancing = True
+        queue = self._queue
+        while self._current is None:
+            if queue:
+                self._current = stream = queue.pop(0)
+                self._idle_deadline = inf
+                timeout = self._limits.http_timeout
+                if timeout:
+                    self._request_deadline = self._clock() + timeout
+                    self._watch(self._request_deadline)
+                stream.start()
+            elif self._rejection is not None:
+                rejection, self._rejection = self._rejection, None
+                self._receiving = self._current = stream = self._context.open_stream(
+                    RequestHead(b""), self._connection, self
+                )
+                stream.reject(rejection)
+            else:
+                break
+        self._advancing = False
+        if len(queue) >= self._pipeline_room() or self._reading_paused:
+            self._pace_reading()
+
+    def _response_ended(self) -> None:
+        """Go on to the next request, or close."""
+        stream, self._current = self._current, None
+        self._request_deadline = inf
+        if self._receiving is not None and self._receiving is stream:
+            if self._must_close_unread():
+                self._receiving = None
+                self._linger()
+            return
+        self._next_request()
+
+    def _next_request(self) -> None:
+        if self._held and len(self._queue) < self._pipeline_room():
+            self._read_slices(b"")
+        if self._queue or self._rejection is not None:
+            self._advance()
+        elif self._current is not None or self._receiving is not None:
+            return
+        elif self._state is _State.LAST:
+            self._close()
+        elif self._reader.head_begun:
+            self._expect_head()
+        elif self._limits.timeout_keep_alive:
+            deadline = self._clock() + self._limits.timeout_keep_alive
+            self._idle_deadline = deadline
+            if deadline < self.slot:
+                self._context.wheel.schedule(self, deadline)
+
+    def _must_close_unread(self) -> bool:
+        """Whether the body that is still to come isn't worth reading."""
+        receiving = self._receiving
+        return (
+            self._state is not _READING
+            or self._reader.remaining_body_bytes > _DISCARD_BYTES
+            # Without the 100 it asked for, the client may never send the body.
+            or (receiving is not None and receiving.head.expects_continue)
+        )
+
+    # -- Pacing --------------------------------------------------------------
+
+    def _pace_reading(self) -> None:
+        """Pause or resume the transport's reading, as the class says."""
+        mark = _BODY_LOW_WATER_BYTES if self._reading_paused else _BODY_HIGH_WATER_BYTES
+        pause = (
+            self._unread_bytes > mark
+            or bool(self._held)
+            or len(self._queue) >= self._pipeline_room()
+        ) and self._state in (_READING, _State.LAST)
+        if pause and not self._reading_paused:
+            self._reading_paused = True
+            # It is the application that is slow now, not the peer.
+            self._body_deadline = inf
+            self.transport.pauseProducing()
+        elif self._reading_paused and not pause:
+            self._reading_paused = False
+            if self._receiving is not None:
+                self._await_body()
+            self.transport.resumeProducing()
+
+    def body_consumed(self, count: int) -> None:
+        """Let the peer send more (StreamSender)."""
+        self._unread_bytes -= count
+        if self._reading_paused and self._unread_bytes <= _BODY_LOW_WATER_BYTES:
+            self._pace_reading()
+
+    def pauseProducing(self) -> None:
+        """Learn that the transport's buffer is full (IPushProducer)."""
+        self.congested = True
+        self._await_progress()
+
+    def resumeProducing(self) -> None:
+        """Learn that the transport's buffer has room (IPushProducer)."""
+        self._send_deadline = inf
+        self._wake_senders()
+
+    def stopProducing(self) -> None:
+        """Learn that the transport is gone (IPushProducer)."""
+
+    def drained(self) -> Awaitable[None]:
+        """Wait for room, or for the end of the connection (StreamSender)."""
+        waiter = self._context.loop.create_future()
+        if self.congested:
+            self._drain_waiters.append(waiter)
+        else:
+            waiter.set_result(None)
+        return waiter
+
+    def _wake_senders(self) -> None:
+        self.congested = False
+        waiters, self._drain_waiters = self._drain_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- Deadlines -----------------------------------------------------------
+
+    def _expect_head(self) -> None:
+        if self._current is None and self._limits.timeout_request_header:
+            self._idle_deadline = self._clock() + self._limits.timeout_request_header
+            self._watch(self._idle_deadline)
+
+    def _await_body(self) -> None:
+        if self._limits.timeout_request_body and not self._reading_paused:
+            self._body_deadline = self._clock() + self._limits.timeout_request_body
+            self._watch(self._body_deadline)
+
+    def _await_progress(self) -> None:
+        if self._limits.timeout_send:
+            self._unsent_bytes = self._transport_buffer()
+            self._send_deadline = self._clock() + self._limits.timeout_send
+            self._watch(self._send_deadline)
+
+    def _watch(self, deadline: float) -> None:
+        if deadline < self.slot:
+            self._context.wheel.schedule(self, deadline)
+
+    def _transport_buffer(self) -> int:
+        size = getattr(self.transport, "write_buffer_bytes", None)
+        return size() if size is not None else 0
+
+    def next_deadline(self) -> float:
+        """Tell the earliest deadline (DeadlineHolder)."""
+        return min(
+            self._idle_deadline,
+            self._request_deadline,
+            self._body_deadline,
+            self._send_deadline,
+        )
+
+    def deadline_passed(self, now: float) -> None:
+        """Act on the deadlines that have passed (DeadlineHolder)."""
+        if self._send_deadline <= now:
+            if self._transport_buffer() < self._unsent_bytes:
+                self._await_progress()  # slow, but alive
+            else:
+                self.transport.abortConnection()
+                return
+        if self._idle_deadline <= now:
+            self._idle_deadline = inf
+            if self._state is _READING and self._reader.head_begun:
+                self._refuse(RequestRejected(408, "The request took too long."))
+            elif self._state is _READING or self._state is _State.LINGERING:
+                self._close()
+        elif self._body_deadline <= now:
+            self._body_deadline = inf
+            self._refuse(RequestRejected(408, "The request body took too long."))
+        elif self._request_deadline <= now:
+            self._request_deadline = inf
+            self._state = _State.LAST
+            if self._current is not None:
+                self._current.reject(
+                    RequestRejected(503, "The application took too long.")
+                )
+        deadline = self.next_deadline()
+        if deadline != inf:
+            self._watch(deadline)
+
+    # -- Bytes out (StreamSender) --------------------------------------------
+
+    def send_continue(self) -> None:
+        """Ask for the body (RFC 9110 section 10.1.1)."""
+        if self._receiving is not None and self._receiving is self._current:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def send_informational(self, status: int, headers: Sequence[Header]) -> None:
+        """Send a 1xx head; RFC 9110 section 15.2: never to HTTP/1.0."""
+        current = self._current
+        if current is not None and current.head.http_version != "1.0":
+            fields = b"".join(b"%b: %b\r\n" % field for field in headers)
+            self._write(b"%b%b\r\n" % (_status_line(status), fields))
+
+    def send_response(self, response: ResponseHead, body: bytes, end: bool) -> None:
+        """Frame and write the head, with the first piece of the body."""
+        lines = [_STATUS_LINES.get(response.status) or _status_line(response.status)]
+        for field in response.headers:
+            lines.append(b"%b: %b\r\n" % field)
+        defaults = self._context.default_headers
+        if response.own_defaults:
+            lines.append(defaults.block_without(response.own_defaults))
+        else:
+            lines.append(defaults.block)
+        current = self._current
+        assert current is not None
+        old = current.head.http_version == "1.0"
+        close = response.close
+        # RFC 9112 section 6.3: a body without a length is chunked, or ended by
+        # the close for clients that know no chunks.
+        unsized = response.content_length is None and not response.bodiless
+        self._chunked = unsized and not old
+        self._until_close = unsized and old
+        if close or self._until_close:
+            self._queue.clear()
+            self._state = _State.LAST
+        elif end and self._receiving is not None and self._must_close_unread():
+            self._state = _State.LAST
+        if self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if self._state is not _READING and not self._queue:
+            lines.append(b"connection: close\r\n")
+        elif old:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self._write_pieces(lines, body, end)
+        if end:
+            self._response_ended()
+
+    def send_body(self, body: bytes, end: bool) -> None:
+        """Write a further piece, in chunked coding where it was announced."""
+        self._write_pieces([], body, end)
+        if end:
+            self._response_ended()
+
+    def _write_pieces(self, pieces: list[bytes], body: bytes, end: bool) -> None:
+        """Write ``pieces`` and a piece of the body: at once, unless it is large."""
+        if body and self._chunked:
+            pieces.append(b"%x\r\n" % len(body))
+        if len(body) > _JOIN_BYTES:
+            if pieces:
+                self._write(b"".join(pieces))
+                pieces.clear()
+            self._write(body)
+        else:
+            pieces.append(body)
+        if self._chunked:
+            if body:
+                pieces.append(b"\r\n")
+            if end:
+                pieces.append(b"0\r\n\r\n")
+        data = b"".join(pieces)
+        if data:
+            self._write(data)
+
+    def send_trailers(self, trailers: Sequence[Header]) -> None:
+        """End a chunked response with trailers (RFC 9112 section 7.1.2)."""
+        fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
+        self._write(b"0\r\n%b\r\n" % fields)
+        self._response_ended()
+
+    async def send_file(self, file: int, offset: int, count: int) -> None:
+        """Send a piece of a file, by the kernel where the transport can."""
+        if self._chunked:
+            self._write(b"%x\r\n" % count)
+        by_kernel = getattr(self.transport, "send_file", None)
+        if by_kernel is not None:
+            await by_kernel(file, offset, count)
+        else:
+            while count:
+                data = _read_file(file, offset, min(count, _FILE_BYTES))
+                offset += len(data)
+                count -= len(data)
+                self._write(data)
+                if self.congested:
+                    await self.drained()
+                if self._state is _State.CLOSED:
+                    return
+        if self._chunked and self._state is not _State.CLOSED:
+            self._write(b"\r\n")
+
+    def abort(self) -> None:
+        """Close in mid-response, in a way that the peer sees it is incomplete."""
+        self._current = None
+        if self._until_close:
+            # A regular close would look like the regular end: reset instead.
+            self._state = _State.CLOSING
+            self.transport.unregisterProducer()
+            self.transport.abortConnection()
+        else:
+            self._close()
+
+
+class HTTP1Factory(Factory):
+    """Makes the protocol of each connection of a listener."""
+
+    noisy = False
+
+    def __init__(self, context: HTTP1Context) -> None:
+        self._context = context
+
+    def buildProtocol(self, addr: IAddress | None) -> HTTP1Protocol:
+        """Make the protocol of one connection (IProtocolFactory)."""
+        return HTTP1Protocol(self._context)
+
+
+def _describe(transport: ITransport, scheme: str) -> Connection:
+    """Read the addresses of a transport; those of Unix sockets have no port."""
+    peer, host = transport.getPeer(), transport.getHost()
+    client = (peer.host, peer.port) if hasattr(peer, "port") else None
+    server: tuple[str, int | None] | None
+    if hasattr(host, "port"):
+        server = (host.host, host.port)
+    else:
+        name = getattr(host, "name", None)
+        server = (os.fsdecode(name), None) if name else None
+    return Connection(client, server, scheme)
+
+
+def _read_file(file: int, offset: int, count: int) -> bytes:
+    data = os.pread(file, count, offset)
+    if not data:
+        raise EOFError("the file ended early")
+    return data
+
+
+def _status_line(status: int) -> bytes:
+    # RFC 9112 section 4: the space stays when there is no reason phrase.
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -1,0 +1,379 @@
+"""
+HTTP/1 requests out of bytes: httptools (llhttp) and the checks it leaves to us.
+
+:class:`RequestReader` does no I/O and knows no time. It is fed bytes and tells
+its sink of heads, body pieces and ends; what breaks a rule or a limit raises
+:class:`~daphne_like.errors.RequestRejected`, after which nothing more may be
+fed: what follows a framing error can't be trusted (RFC 9112 section 11.2).
+
+A fault can lie behind a complete head, in the same bytes. The sink therefore
+waits for :meth:`RequestReader.feed` to return before it acts on a head.
+
+Source: RFC 9112 (messages), RFC 9110 (semantics).
+
+Tests: ``tests/unit/protocols/test_http1_reader.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from math import inf
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserInvalidMethodError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
+
+from daphne_like.errors import RequestRejected
+from daphne_like.protocols.interfaces import RequestHead
+
+if TYPE_CHECKING:
+    from daphne_like.settings import HTTPSettings
+
+__all__ = ["FEED_BYTES", "RequestReader", "RequestSink"]
+
+FEED_BYTES = 16 * 1024
+"""The most to feed at once outside a body, so that limits are seen in time."""
+
+_METHODS = {
+    name.encode(): name
+    for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+}
+
+# Fields that decide how a message is framed, routed or answered.
+_NOTED = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"te"))
+
+# RFC 9112 section 3.2, RFC 3986 section 3.2.2: uri-host [ ":" port ]. Bytes
+# outside the grammar (space, slash, at-sign) have been used to reach other hosts.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-fVv.:]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
+    rb"(?::[0-9]{0,5})?"
+)
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.DOTALL | re.I)
+_METHOD_START = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]")
+
+# Each byte of a chunked body pays for so many bytes of chunk sizes, extensions
+# and trailers; chunks of one byte need five. One head's worth comes on top.
+_FRAMING_PER_BODY_BYTE = 8
+_LEAST_FRAMING_BYTES = 16 * 1024
+
+
+class RequestSink(Protocol):
+    """Who is told what was read, in order."""
+
+    def request_received(self, head: RequestHead, has_body: bool) -> None:
+        """A head is complete and valid; ``has_body`` when bytes are to follow."""
+
+    def body_received(self, data: bytes) -> None:
+        """A piece of the body, never empty, chunked coding removed."""
+
+    def body_ended(self) -> None:
+        """The request is complete; called for those without a body, too."""
+
+
+class RequestReader:
+    """
+    Reads the requests of one connection.
+
+    Attributes:
+        keep_alive: The last head leaves the connection open for another one.
+            When it doesn't, whatever follows its body is ignored.
+        head_begun: Bytes of a head have arrived which isn't complete.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_chunked",
+        "_completed",
+        "_content_length",
+        "_counted_fields",
+        "_head",
+        "_head_bytes",
+        "_host",
+        "_host_seen",
+        "_in_body",
+        "_limits",
+        "_parser",
+        "_sink",
+        "_unparsed_bytes",
+        "head_begun",
+        "keep_alive",
+        "on_message_complete",
+    )
+
+    def __init__(self, limits: HTTPSettings, sink: RequestSink) -> None:
+        self._limits = limits
+        self._sink = sink
+        self.keep_alive = True
+        self.head_begun = False
+        self._completed = 0
+        self._host = b""
+        self._in_body = False
+        self._chunked = False
+        self._head: RequestHead | None = None
+        self._unparsed_bytes = 0
+        self.on_message_complete = self._message_complete
+        self._parser = HttpRequestParser(self)
+
+    def close(self) -> None:
+        """Break the cycle between the parser and its callbacks."""
+        del self._parser, self.on_message_complete, self._sink
+
+    @property
+    def remaining_body_bytes(self) -> float:
+        """Bytes of the body still to come; ``inf`` when they aren't known."""
+        if not self._in_body:
+            return 0
+        return inf if self._chunked else self._content_length - self._body_bytes
+
+    def feed(self, data: bytes) -> bool:
+        """
+        Parse the next bytes of the connection.
+
+        Args:
+            data: At most :data:`FEED_BYTES`, but in mid-body any size.
+
+        Returns:
+            Whether a head has begun with these bytes that isn't complete.
+
+        Raises:
+            RequestRejected: The peer gets its status, then the connection ends.
+        """
+        completed = self._completed
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except HttpParserCallbackError as error:
+            if not isinstance(error.__context__, RequestRejected):
+                raise
+            raise error.__context__ from None
+        except HttpParserError as error:
+            if not self.keep_alive and not self._in_body and self._head is None:
+                # RFC 9112 section 9.6: nothing after "close" is a request.
+                return False
+            raise self._explain(error, data) from None
+        if completed != self._completed and self._head is None:
+            return False
+        return self._bound(len(data))
+
+    def _explain(self, error: HttpParserError, data: bytes) -> RequestRejected:
+        """Find the status for what llhttp refused; its texts are constants."""
+        text = str(error.args[0]) if error.args else "Invalid request"
+        if isinstance(error, HttpParserInvalidMethodError):
+            fresh = not self._completed and not self.head_begun
+            if fresh and not _METHOD_START.match(data):
+                # Another protocol altogether: TLS on a plain port, say.
+                return RequestRejected(400, "This is not HTTP.")
+            # RFC 9110 section 9.1: 501 to a method the server doesn't recognize.
+            return RequestRejected(501, "The method is not implemented.")
+        if text in ("Invalid HTTP version", "Pause on PRI/Upgrade"):
+            return RequestRejected(505, "The HTTP version is not supported.")
+        return RequestRejected(400, f"{text}.")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """
+        Go on without the upgrade; RFC 9110 section 7.8 lets a server ignore it.
+
+        llhttp takes all that follows for the other protocol. When the request
+        announced a body, that is what follows, and it must never be parsed as
+        a request: a parser which has seen nothing but the framing reads it.
+        """
+        if self._in_body:
+            self.keep_alive = False
+            self.on_message_complete = self._body_complete
+            framing = b"content-length: %d" % self._content_length
+            if self._chunked:
+                framing = b"transfer-encoding: chunked"
+            self._parser = HttpRequestParser(_BodyCallbacks(self))
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        if rest:
+            self.feed(rest)
+
+    # -- Callbacks of the parser ---------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target; the first one begins a request."""
+        if self._head is None:
+            self._head = RequestHead(url)
+            self._host_seen = False
+            self._chunked = False
+            self._content_length = 0
+            self._counted_fields = 0
+            self._head_bytes = 0
+        else:
+            self._head.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field of the head, or drop a trailer."""
+        head = self._head
+        if head is None:
+            # RFC 9110 section 6.5.1: trailers may be discarded, and ASGI has
+            # no place for them; _bound limits their bytes.
+            return
+        name = name.lower()
+        if name in _NOTED:
+            self._note(head, name, value)
+        elif b"_" in name:
+            # CGI-like environments fold "_" and "-" (CVE-2015-0219).
+            policy = self._limits.header_underscores
+            if policy == "drop":
+                return
+            if policy == "reject":
+                _reject(400, "A header name holds an underscore.")
+        head.headers.append((name, value))
+
+    def _note(self, head: RequestHead, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            # RFC 9112 section 3.2: 400 to more than one Host, or an invalid one.
+            if self._host_seen:
+                _reject(400, "There is more than one Host.")
+            if value != self._host and not _HOST.fullmatch(value):
+                _reject(400, "The Host is invalid.")
+            self._host_seen = True
+            self._host = value
+        elif name == b"content-length":
+            # llhttp has seen to it that it is one number, and the only one.
+            self._content_length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = True
+        elif name == b"expect":
+            # RFC 9110 section 10.1.1: others may be ignored.
+            head.expects_continue = value.lower() == b"100-continue"
+        else:
+            tokens = [token.strip() for token in value.lower().split(b",")]
+            head.accepts_trailers = b"trailers" in tokens
+
+    def on_headers_complete(self) -> None:
+        """Check the head as a whole and pass it on."""
+        head, parser, limits = self._head, self._parser, self._limits
+        assert head is not None
+        method = parser.get_method()
+        head.method = _METHODS.get(method) or method.decode("ascii")
+        version = parser.get_http_version()
+        self.keep_alive = parser.should_keep_alive()
+        if version != "1.1":
+            self._check_old_version(head, version)
+        elif not self._host_seen:
+            _reject(400, "There is no Host.")
+        target = head.target
+        if target[0] != 0x2F or b"#" in target:
+            self._reduce_target(head)
+        if len(target) > limits.limit_request_line > 0:
+            _reject(414, "The request target is too long.")
+        if len(head.headers) > limits.limit_request_fields > 0:
+            _reject(431, "There are too many header fields.")
+        if self.head_begun or limits.limit_request_header < FEED_BYTES:
+            # Otherwise the head was within one feed and can't exceed the limit.
+            self._check_head_size(head)
+        if self._content_length > limits.limit_request_body > 0:
+            _reject(413, "The request body is too large.")
+        self._head = None
+        self.head_begun = False
+        self._unparsed_bytes = 0
+        self._body_bytes = 0
+        self._in_body = has_body = self._chunked or self._content_length > 0
+        self._sink.request_received(head, has_body)
+
+    def _check_old_version(self, head: RequestHead, version: str) -> None:
+        if version != "1.0":
+            # llhttp lets 0.9 and 2.0 pass; RFC 9110 section 15.6.6.
+            _reject(505, "The HTTP version is not supported.")
+        head.http_version = "1.0"
+        # RFC 9110 section 10.1.1: no 100 to an HTTP/1.0 client.
+        head.expects_continue = False
+        if self._chunked:
+            # RFC 9112 section 6.1: its framing is suspect; close afterwards.
+            self.keep_alive = False
+
+    def _reduce_target(self, head: RequestHead) -> None:
+        """Bring a target into origin-form (RFC 9112 section 3.2)."""
+        target = head.target
+        if b"#" in target:
+            _reject(400, "The request target has a fragment.")
+        if head.method == "CONNECT":
+            if target[0] == 0x2F:
+                _reject(400, "CONNECT needs an authority.")
+            _reject(501, "The method is not implemented.")
+        if target == b"*" and head.method == "OPTIONS":
+            return
+        absolute = _ABSOLUTE_FORM.fullmatch(target)
+        if absolute is None or not absolute[1] or not _HOST.fullmatch(absolute[1]):
+            _reject(400, "The request target is invalid.")
+        # RFC 9112 section 3.2.2: the authority replaces Host.
+        head.target = (absolute[2] or b"/") + (absolute[3] or b"")
+        others = [field for field in head.headers if field[0] != b"host"]
+        head.headers = [(b"host", absolute[1]), *others]
+
+    def on_body(self, data: bytes) -> None:
+        """Count and pass on a piece of the body."""
+        self._body_bytes += len(data)
+        if self._body_bytes > self._limits.limit_request_body > 0:
+            # Chunked requests announce nothing, so bytes are counted.
+            _reject(413, "The request body is too large.")
+        self._sink.body_received(data)
+
+    def _message_complete(self) -> None:
+        if self._in_body and self._parser.should_upgrade():
+            return  # too early: _ignore_upgrade reads the body
+        self._body_complete()
+
+    def _body_complete(self) -> None:
+        self._in_body = False
+        self._completed += 1
+        self._sink.body_ended()
+
+    # -- Limits on what the parser keeps to itself ---------------------------
+
+    def _check_head_size(self, head: RequestHead) -> None:
+        fields = head.headers[self._counted_fields :]
+        self._counted_fields += len(fields)
+        self._head_bytes += sum(len(name) + len(value) + 4 for name, value in fields)
+        limits = self._limits
+        if self._head_bytes > limits.limit_request_header > 0:
+            _reject(431, "The header fields are too large.")
+        if self._counted_fields > limits.limit_request_fields > 0:
+            _reject(431, "There are too many header fields.")
+        if len(head.target) > limits.limit_request_line > 0:
+            _reject(414, "The request target is too long.")
+
+    def _bound(self, fed_bytes: int) -> bool:
+        """Bound a message that isn't complete after what was fed."""
+        if self._in_body:
+            if self._chunked:
+                # Attack: endless chunk extensions or trailers.
+                self._unparsed_bytes += fed_bytes
+                paid = self._body_bytes * (1 + _FRAMING_PER_BODY_BYTE)
+                if self._unparsed_bytes - paid > _LEAST_FRAMING_BYTES:
+                    _reject(400, "The chunked coding is too verbose.")
+            return False
+        begins, self.head_begun = not self.head_begun, True
+        head, before = self._head, 0
+        if head is not None:
+            before = self._head_bytes + len(head.target)
+            self._check_head_size(head)
+        if head is not None and self._head_bytes + len(head.target) != before:
+            self._unparsed_bytes = 0
+            return begins
+        # Attack: a field (or blank lines) without end.
+        self._unparsed_bytes += fed_bytes
+        known = 0 if head is None else self._head_bytes
+        if known + self._unparsed_bytes > self._limits.limit_request_header > 0:
+            _reject(431, "The header fields are too large.")
+        return begins
+
+
+class _BodyCallbacks:
+    """What a parser calls that is to read nothing but one body."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self.on_body = reader.on_body
+        self.on_message_complete = reader.on_message_complete
+
+
+def _reject(status: int, detail: str) -> NoReturn:
+    raise RequestRejected(status, detail)

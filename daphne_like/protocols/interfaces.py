@@ -1,0 +1,197 @@
+"""
+The one seam between protocols and ASGI.
+
+A protocol turns bytes into a :class:`RequestHead` and body pieces and gives
+them to a :class:`Stream`; the stream answers through its
+:class:`StreamSender`. Streams know no HTTP version, protocols know no ASGI, so
+that each feature is written once.
+
+These are ``typing.Protocol`` and not zope interfaces because both sides are
+ours and mypy is to check every call between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from daphne_like.errors import RequestRejected
+
+__all__ = [
+    "Connection",
+    "Header",
+    "OpenStream",
+    "RequestHead",
+    "ResponseHead",
+    "Stream",
+    "StreamSender",
+]
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """
+    What all streams of one connection share.
+
+    Attributes:
+        client: Address and port of the peer; ``None`` on a Unix socket.
+        server: Address and port of the listener; the path and ``None`` on a
+            Unix socket; ``None`` where it can't be known.
+        scheme: ``http`` or ``https``.
+    """
+
+    client: tuple[str, int] | None
+    server: tuple[str, int | None] | None
+    scheme: str
+
+
+class RequestHead:
+    """
+    A request without its body, filled by the protocol as it parses.
+
+    Attributes:
+        method: As received, e.g. ``"GET"``.
+        target: Path and query as received; absolute-form already reduced.
+        http_version: ``"1.0"``, ``"1.1"``, ``"2"`` or ``"3"``.
+        headers: Pairs of bytes in received order, names in lower case.
+        expects_continue: The client waits for a 100 before it sends the body.
+        accepts_trailers: The client said ``TE: trailers``.
+    """
+
+    __slots__ = (
+        "accepts_trailers",
+        "expects_continue",
+        "headers",
+        "http_version",
+        "method",
+        "target",
+    )
+
+    def __init__(self, target: bytes) -> None:
+        self.target = target
+        self.method = ""
+        self.http_version = "1.1"
+        self.headers: list[Header] = []
+        self.expects_continue = False
+        self.accepts_trailers = False
+
+
+class ResponseHead(Protocol):
+    """
+    What a sender reads of a response when it writes the head.
+
+    Attributes:
+        status: 200 to 999.
+        headers: Validated pairs in the application's order, names in lower
+            case, without the fields that frame the message for one version
+            (``transfer-encoding``, ``connection``).
+        content_length: Bytes of the body when known, in which case
+            ``headers`` holds the field.
+        bodiless: The answer can't have a body (HEAD, 204, 304).
+        close: The connection is to be closed afterwards (HTTP/1).
+        own_defaults: Those default headers which the application set itself.
+    """
+
+    status: int
+    headers: list[Header]
+    content_length: int | None
+    bodiless: bool
+    close: bool
+    own_defaults: frozenset[bytes]
+
+
+class StreamSender(Protocol):
+    """
+    What a stream may ask of the protocol that carries it.
+
+    Nothing may be called once the stream has been told that it is
+    disconnected or has sent its end.
+
+    Attributes:
+        congested: The peer takes less than the application gives; wait for
+            :meth:`drained` before sending more.
+    """
+
+    congested: bool
+
+    def drained(self) -> Awaitable[None]:
+        """Wait until the congestion is over or the connection is gone."""
+
+    def send_continue(self) -> None:
+        """Ask for the body, if the client still waits to be asked."""
+
+    def send_informational(self, status: int, headers: Sequence[Header]) -> None:
+        """Send a 1xx head. A client which can't understand it gets none."""
+
+    def send_response(self, response: ResponseHead, body: bytes, end: bool) -> None:
+        """
+        Send the head together with the first piece of the body.
+
+        Args:
+            response: Read at once, not kept.
+            body: May be empty; is empty when ``response.bodiless``.
+            end: The response is complete.
+        """
+
+    def send_body(self, body: bytes, end: bool) -> None:
+        """Send a further piece of the body, which may be empty."""
+
+    def send_trailers(self, trailers: Sequence[Header]) -> None:
+        """End the response with ``trailers``."""
+
+    def send_file(self, file: int, offset: int, count: int) -> Awaitable[None]:
+        """
+        Send bytes of an open file as a further piece of the body.
+
+        Args:
+            file: A descriptor, which stays the caller's.
+            offset: Where to begin.
+            count: How many bytes there are to send, more than 0.
+
+        Raises:
+            EOFError: The file ended early; the response can't be completed.
+        """
+
+    def body_consumed(self, count: int) -> None:
+        """Let the peer send ``count`` more bytes: the application has taken them."""
+
+    def abort(self) -> None:
+        """Break off: the response begun can't be completed."""
+
+
+class Stream(Protocol):
+    """
+    What a protocol tells the stream of one request.
+
+    Attributes:
+        head: The request; ``expects_continue`` is taken back once the client
+            has been asked for the body.
+    """
+
+    head: RequestHead
+
+    def start(self) -> None:
+        """Run the application: it is this request's turn."""
+
+    def reject(self, rejection: RequestRejected) -> None:
+        """Answer in the application's stead, or abort when it has begun."""
+
+    def body_received(self, data: bytes) -> None:
+        """
+        Queue the next piece of the request body.
+
+        The sender is owed a :meth:`StreamSender.body_consumed` for it.
+        """
+
+    def body_ended(self) -> None:
+        """The request body is complete."""
+
+    def disconnected(self) -> None:
+        """The client has gone, or the exchange was broken off."""
+
+
+OpenStream = Callable[[RequestHead, Connection, StreamSender], Stream]

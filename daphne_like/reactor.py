@@ -1,0 +1,75 @@
+"""
+Installs Twisted's reactor over the event loop that was asked for.
+
+Nothing here happens on import: a process may have a reactor already, and a
+management command may never need one (daphne#195, daphne#279).
+
+Tests: ``tests/unit/test_reactor.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from daphne_like.errors import SettingsError
+
+if TYPE_CHECKING:
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+__all__ = ["install", "new_event_loop"]
+
+
+def new_event_loop(loop: str = "auto") -> asyncio.AbstractEventLoop:
+    """
+    Make the event loop which a setting names.
+
+    Args:
+        loop: ``uvloop``, ``asyncio``, or ``auto`` for uvloop where installed.
+
+    Raises:
+        SettingsError: uvloop was asked for and isn't there.
+    """
+    if loop != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if loop == "uvloop":
+                raise SettingsError(
+                    "loop: uvloop isn't installed; try: pip install daphne-like[speed]"
+                ) from None
+        else:
+            return uvloop.new_event_loop()
+    if sys.platform == "win32":
+        # Twisted's reactor needs add_reader, which the default loop lacks.
+        return asyncio.SelectorEventLoop()
+    return asyncio.new_event_loop()
+
+
+def install(loop: str = "auto") -> AsyncioSelectorReactor:
+    """
+    Install the reactor, or take the one that is there when it fits.
+
+    Returns:
+        The global reactor.
+
+    Raises:
+        SettingsError: Another kind of reactor has been installed already.
+    """
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+    if "twisted.internet.reactor" not in sys.modules:
+        from twisted.internet.main import installReactor
+
+        event_loop = new_event_loop(loop)
+        asyncio.set_event_loop(event_loop)
+        installReactor(AsyncioSelectorReactor(event_loop))
+    from twisted.internet import reactor
+
+    if not isinstance(reactor, AsyncioSelectorReactor):
+        raise SettingsError(
+            f"the reactor {type(reactor).__name__} is installed already; "
+            "daphne_like needs twisted.internet.asyncioreactor, installed first"
+        )
+    return reactor
