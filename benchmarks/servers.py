@@ -81,7 +81,8 @@ SERVERS = {
             "granian",
             "granian",
             "granian {application} --interface asgi --host {host} --port {port}"
-            " --workers 1 --loop uvloop --http 1 --no-ws --log-level warning",
+            " --workers 1 --loop uvloop --http 1 --no-ws --backpressure 20000"
+            " --log-level warning",
             quiet="--no-access-log",
             logging="--access-log",
         ),

@@ -19,12 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from daphne_like.errors import (
-    ApplicationLoadError,
-    ListenError,
-    SettingsError,
-    StartError,
-)
+from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
 from daphne_like.setting_kinds import Flag, Several, did_you_mean
 from daphne_like.settings import (
     KNOWN_SETTINGS,
@@ -35,6 +30,7 @@ from daphne_like.settings import (
 )
 
 if TYPE_CHECKING:
+    from daphne_like.asgi.types import ASGIApplication
     from daphne_like.server import Server
 
 __all__ = ["CommandLineInterface"]
@@ -45,8 +41,9 @@ class CommandLineInterface:
     The ``daphne-like`` program.
 
     Attributes:
-        server_class: What serves; a subclass may name its own.
-        server: The server, once :meth:`run` has made it.
+        server_class: A subclass may name a server of its own, which is called as
+            ``server_class(application, settings=settings)`` and then run.
+        server: The instance of that class.
         parser: The argument parser; a subclass may add its own arguments.
         arg_proxy_host: The option ``--proxy-headers-host``.
         arg_proxy_port: The option ``--proxy-headers-port``.
@@ -117,8 +114,7 @@ class CommandLineInterface:
         except StartError as error:
             import logging
 
-            prefix = "Listen failure: " if isinstance(error, ListenError) else ""
-            logging.getLogger("daphne_like.server").critical("%s%s", prefix, error)
+            logging.getLogger("daphne_like.server").critical("%s", error)
             return error.exit_status
 
     def load_asgi_app(self, asgi_app_path: str) -> object:
@@ -143,9 +139,18 @@ class CommandLineInterface:
         from daphne_like import server
         from daphne_like.asgi.loading import load_application
 
-        return server.run(
-            settings, lambda: load_application(settings.app, self.load_asgi_app)
-        )
+        def load() -> ASGIApplication:
+            return load_application(settings.app, self.load_asgi_app)
+
+        if self.server_class is None:
+            return server.run(settings, load)
+
+        from daphne_like import reactor
+
+        reactor.install(settings.lifecycle.loop)
+        self.server = self.server_class(load(), settings=settings)
+        self.server.run()
+        return 0
 
     def _settings(self, options: dict[str, Any]) -> Settings:
         """Merge what was given on the command line with the other sources."""

@@ -22,6 +22,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -29,9 +30,9 @@ from twisted.internet.defer import Deferred
 
 from daphne_like.asgi.applications import ApplicationManager
 from daphne_like.asgi.forwarded import ForwardedPolicy
-from daphne_like.asgi.http_stream import HTTPStreamContext
+from daphne_like.asgi.http_stream import HTTPStream, HTTPStreamContext
 from daphne_like.asgi.lifespan import Lifespan
-from daphne_like.asgi.response_headers import FieldNames
+from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.errors import ListenError, StartError
 from daphne_like.listeners.endpoints import (
     SocketEndpoint,
@@ -261,7 +262,7 @@ class Server(Service):
         )
         streams = HTTPStreamContext(
             manager=self._manager,
-            field_names=FieldNames(self._default_headers.names),
+            field_reader=FieldReader(self._default_headers.names),
             wheel=self._wheel,
             application_close_timeout=settings.app.application_close_timeout,
             limit_concurrency=settings.http.limit_concurrency,
@@ -271,7 +272,7 @@ class Server(Service):
             access_log=self._access_log,
         )
         return HTTP1Context(
-            open_stream=streams.open_stream,
+            open_stream=partial(HTTPStream, streams),
             settings=settings.http,
             default_headers=self._default_headers,
             wheel=self._wheel,

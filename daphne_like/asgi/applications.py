@@ -13,16 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from daphne_like.asgi.types import ASGIApplication, Message, Scope
 
 __all__ = ["ApplicationInstance", "ApplicationManager"]
 
 _logger = logging.getLogger("daphne_like.server")
+
+# An eager task runs its first step at once; Python 3.12 has them.
+_TASK_OPTIONS: dict[str, Any] = (
+    {"eager_start": True} if sys.version_info >= (3, 12) else {}
+)
 
 # How long a cancelled instance gets to end before it is left behind.
 _CANCEL_TIMEOUT = 5.0
@@ -57,6 +61,7 @@ class ApplicationManager:
     ) -> None:
         self._application = application
         self._loop = loop
+        self._new_task = partial(asyncio.Task, loop=loop, **_TASK_OPTIONS)
         self.running: dict[ApplicationInstance, asyncio.Task[None]] = {}
         self._idle: asyncio.Future[None] | None = None
 
@@ -68,7 +73,7 @@ class ApplicationManager:
         application that needs no waiting has then ended already, and no turn of
         the loop was spent on it.
         """
-        task = _new_task(self._run(instance, scope), self._loop)
+        task = self._new_task(self._run(instance, scope))
         if not task.done():
             self.running[instance] = task
 
@@ -81,7 +86,8 @@ class ApplicationManager:
         except BaseException as raised:
             # SystemExit too: an application must not end the server.
             error = raised
-        self.running.pop(instance, None)
+        if self.running:
+            self.running.pop(instance, None)
         instance.application_ended(error)
         if self._idle is not None and not self.running:
             self._signal_idle()
@@ -124,18 +130,3 @@ class ApplicationManager:
     def _signal_idle(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
-
-
-if sys.version_info >= (3, 12):
-
-    def _new_task(
-        coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
-    ) -> asyncio.Task[None]:
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-
-else:
-
-    def _new_task(
-        coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
-    ) -> asyncio.Task[None]:
-        return asyncio.Task(coroutine, loop=loop)

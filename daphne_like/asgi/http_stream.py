@@ -26,17 +26,13 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from daphne_like.asgi.response_headers import (
-    FieldNames,
-    read_fields,
-    read_trailers,
-)
+from daphne_like.asgi.response_headers import FieldReader, read_trailers
 from daphne_like.asgi.scope import http_scope
 from daphne_like.errors import ClientDisconnected, InvalidMessage, RequestRejected
-from daphne_like.protocols.interfaces import Connection
+from daphne_like.protocols.interfaces import Connection, ResponseFields
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.forwarded import ForwardedPolicy
@@ -60,7 +56,7 @@ class HTTPStreamContext:
 
     Attributes:
         manager: Runs the applications.
-        field_names: The names of response fields met so far, and their meaning.
+        field_reader: Checks the header fields of responses.
         wheel: Keeps the deadlines of applications whose client has gone.
         application_close_timeout: Seconds which those may go on; 0 for ever.
         limit_concurrency: Running applications above which 503 is answered;
@@ -72,7 +68,7 @@ class HTTPStreamContext:
     """
 
     manager: ApplicationManager
-    field_names: FieldNames
+    field_reader: FieldReader
     wheel: DeadlineWheel
     application_close_timeout: float = 10.0
     limit_concurrency: int = 0
@@ -80,12 +76,6 @@ class HTTPStreamContext:
     state: dict[str, Any] | None = None
     forwarded: ForwardedPolicy | None = None
     access_log: AccessLog | None = None
-
-    def open_stream(
-        self, head: RequestHead, connection: Connection, sender: StreamSender
-    ) -> HTTPStream:
-        """Make the stream of a request (interfaces.OpenStream)."""
-        return HTTPStream(self, head, connection, sender)
 
 
 class HTTPStream:
@@ -99,7 +89,7 @@ class HTTPStream:
 
     Attributes:
         head: The request.
-        status, headers, content_length, bodiless, close, own_defaults: See
+        status, fields, content_length, bodiless: See
             :class:`~daphne_like.protocols.interfaces.ResponseHead`.
         body_bytes_sent: Bytes of the response body so far, without framing.
         slot: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
@@ -120,11 +110,9 @@ class HTTPStream:
         "_waiters",
         "bodiless",
         "body_bytes_sent",
-        "close",
         "content_length",
+        "fields",
         "head",
-        "headers",
-        "own_defaults",
         "slot",
         "status",
     )
@@ -145,11 +133,12 @@ class HTTPStream:
 
         # The request's body, and whether its end was told the application.
         self._chunks: list[bytes] = []
-        self._body_ended = False
+        self._body_ended = not head.has_body
         self._end_told = False
         self._waiters: list[asyncio.Future[None]] | None = None
 
         self.status = 0
+        self.fields = _NO_FIELDS
         self.bodiless = False
         self.body_bytes_sent = 0
         self._trailers: list[Header] | None = None
@@ -319,11 +308,9 @@ class HTTPStream:
                 "http.response.start: status must be an integer from 200 to 999, "
                 f"not {status!r}"
             )
-        fields = read_fields(message.get("headers", ()), self._context.field_names)
-        self.headers = fields.headers
+        fields = self._context.field_reader.read(message.get("headers", ()))
+        self.fields = fields
         self.content_length = fields.content_length
-        self.own_defaults = fields.own_defaults
-        self.close = fields.close
         self.status = status
         if self.head.method == "HEAD" or status in (204, 304):
             self.bodiless = True
@@ -351,7 +338,6 @@ class HTTPStream:
         if length is None:
             if not more and self._trailers is None:
                 self.content_length = size
-                self.headers.append((b"content-length", b"%d" % size))
         elif size > length or (size < length and not more):
             raise _wrong_length(size, length)
         self.body_bytes_sent = size
@@ -371,10 +357,11 @@ class HTTPStream:
         """
         if self.status == 204:
             # RFC 9110 section 8.6: no Content-Length in a 204.
-            self.headers = [f for f in self.headers if f[0] != b"content-length"]
+            self.fields = _without_length(self.fields)
+            self.content_length = None
         elif self.content_length is None and body and not more:
             # What the same GET would have, which is what HEAD asks for.
-            self.headers.append((b"content-length", b"%d" % len(body)))
+            self.content_length = len(body)
         self._finish()
         self._sender.send_response(self, b"", True)
 
@@ -465,14 +452,13 @@ class HTTPStream:
         """Send a piece of a file as a piece of the body; messages wait meanwhile."""
         if self.bodiless:
             if self.content_length is None and not more and self.status == 200:
-                self.headers.append((b"content-length", b"%d" % count))
+                self.content_length = count
             self._send_bodiless(b"", more)
             return
         sent = self.body_bytes_sent + count
         held, length = self._state is _HELD, self.content_length
         if length is None and held and not more and self._trailers is None:
             self.content_length = count
-            self.headers.append((b"content-length", b"%d" % count))
         elif length is not None and (sent > length or (sent < length and not more)):
             raise _wrong_length(sent, length)
         self._state = _BUSY
@@ -500,6 +486,8 @@ class HTTPStream:
 
     def application_ended(self, error: BaseException | None) -> None:
         """Complete, break off or leave alone the response (ApplicationInstance)."""
+        if error is None and self._state is _COMPLETE:
+            return
         self._context.wheel.remove(self)
         over = self._is_over()
         if error is None:
@@ -531,15 +519,11 @@ class HTTPStream:
         """Send a line of plain text in the application's stead."""
         body = f"{detail}\n".encode()
         self.status = status
-        self.headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            *fields,
-        ]
+        self.fields = ResponseFields(
+            [(b"content-type", b"text/plain; charset=utf-8"), *fields], close=close
+        )
         self.content_length = len(body)
         self.bodiless = self.head.method == "HEAD"
-        self.own_defaults = frozenset()
-        self.close = close
         if self.bodiless:
             body = b""
         self.body_bytes_sent = len(body)
@@ -557,7 +541,8 @@ class HTTPStream:
     def _finish(self) -> None:
         """Take no more messages; the response is complete with the next write."""
         self._state = _COMPLETE
-        self._log()
+        if self._context.access_log is not None:
+            self._context.access_log.exchange_ended(self)
         if self._chunks:
             self._sender.body_consumed(sum(map(len, self._chunks)))
             self._chunks.clear()
@@ -637,9 +622,9 @@ class HTTPStream:
         return self.head.headers
 
     @property
-    def response_headers(self) -> list[Header]:
+    def response_headers(self) -> Sequence[Header]:
         """The response's header fields, without those of the server."""
-        return self.headers
+        return self.fields.headers
 
     @property
     def duration(self) -> float:
@@ -650,6 +635,14 @@ class HTTPStream:
         """Name the exchange in a log line: method, path and age."""
         path = self.head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
         return f"{self.head.method} {path}, {self.duration:.1f} s old"
+
+
+_NO_FIELDS = ResponseFields(())
+
+
+def _without_length(fields: ResponseFields) -> ResponseFields:
+    headers = [field for field in fields.headers if field[0] != b"content-length"]
+    return ResponseFields(headers, None, fields.own_defaults, fields.close)
 
 
 def _as_bytes(body: object) -> bytes:

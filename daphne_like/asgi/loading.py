@@ -36,6 +36,9 @@ __all__ = [
 DEMO = "daphne_like.demo:application"
 """What is served when no application is named."""
 
+# Between the user's code and whoever called for it stand frames of these.
+_OUR_MODULES = (__name__, "daphne_like.cli")
+
 # Names which frameworks' documentation gives to the application.
 _USUAL_NAMES = ("application", "app")
 
@@ -177,12 +180,12 @@ def _run_users_code(call: Callable[[], Any], doing: str) -> Any:
 
 
 def _users_frames(error: BaseException) -> TracebackType | None:
-    """Return an exception's traceback without this module and the import system."""
+    """Return an exception's traceback without our modules and the import system."""
     frames = []
     traceback = error.__traceback__
     while traceback is not None:
         name = traceback.tb_frame.f_globals.get("__name__", "")
-        if name != __name__ and name.partition(".")[0] != "importlib":
+        if name not in _OUR_MODULES and name.partition(".")[0] != "importlib":
             frames.append(traceback)
         traceback = traceback.tb_next
     kept = None

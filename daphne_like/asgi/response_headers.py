@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from daphne_like.errors import InvalidMessage
+from daphne_like.protocols.interfaces import ResponseFields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from daphne_like.protocols.interfaces import Header
 
-__all__ = ["FieldNames", "ResponseFields", "read_fields", "read_trailers"]
+__all__ = ["FieldReader", "read_trailers"]
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _NOTHING: frozenset[bytes] = frozenset()
-_MOST_NAMES = 1024
+# Response heads, and names, that are kept.
+_MOST_KEPT = 512
 
 
 class _Kind(Enum):
@@ -38,7 +40,6 @@ class _Kind(Enum):
     CONNECTION = "dropped, but close is obeyed"
 
 
-_PLAIN = _Kind.PLAIN
 _FRAMED_BY_US = {
     b"content-length": _Kind.LENGTH,
     b"transfer-encoding": _Kind.FRAMING,
@@ -50,97 +51,83 @@ _FRAMED_BY_US = {
 _NO_TRAILERS = frozenset((*_FRAMED_BY_US, b"host", b"trailer", b"te"))
 
 
-class FieldNames(dict[bytes, _Kind]):
+class FieldReader:
     """
-    The names which have been checked, with their meaning.
+    Checks the header fields of responses.
 
-    Applications use few names, again and again: each is checked once. The
-    number kept is bounded, for an application that makes names up.
+    Applications send few different heads, again and again: each is checked
+    once and kept, and so is each name. What is kept is bounded.
 
     Args:
         defaults: Names of the fields which the server adds by itself.
     """
 
     def __init__(self, defaults: Iterable[bytes] = ()) -> None:
-        super().__init__(dict.fromkeys(defaults, _Kind.DEFAULT))
-        self.update(_FRAMED_BY_US)
+        self._kinds = dict.fromkeys(defaults, _Kind.DEFAULT)
+        self._kinds.update(_FRAMED_BY_US)
+        self._known: dict[tuple[Header, ...], ResponseFields] = {}
 
-    def learn(self, name: bytes) -> tuple[bytes, _Kind]:
+    def read(self, headers: Iterable[Iterable[bytes]]) -> ResponseFields:
         """
-        Check a name that isn't kept.
+        Check the fields of a response and find those which concern the server.
 
-        Returns:
-            The name in lower case, and its meaning.
+        Args:
+            headers: Pairs of name and value, both bytes.
 
         Raises:
-            InvalidMessage: It is no bytes, or no token.
+            InvalidMessage: A name or value can't be sent.
         """
-        if not isinstance(name, bytes):
-            raise _not_bytes("name", name)
-        lower = name.lower()
-        if not _TOKEN.fullmatch(lower):
-            # Pseudo-headers of HTTP/2 begin with a colon and end here, too.
-            raise InvalidMessage(f"header name {name!r} is no token")
-        kind = self.get(lower, _PLAIN)
-        if kind is _PLAIN and len(self) < _MOST_NAMES:
-            self[lower] = kind
-        return lower, kind
+        try:
+            key = cast("tuple[Header, ...]", tuple(headers))
+            fields = self._known.get(key)
+        except TypeError:
+            # Pairs may be lists, which can't be looked up.
+            return self._check(_pairs(headers))
+        if fields is None:
+            fields = self._check(key)
+            if len(self._known) >= _MOST_KEPT:
+                self._known.clear()
+            self._known[key] = fields
+        return fields
 
-
-class ResponseFields(NamedTuple):
-    """
-    The fields of a response as the server takes them.
-
-    Attributes:
-        headers: To be sent, in the application's order.
-        content_length: Bytes which the body is to have, if told.
-        own_defaults: Names of the server's fields which these replace.
-        close: The application wants the connection closed.
-    """
-
-    headers: list[Header]
-    content_length: int | None
-    own_defaults: frozenset[bytes]
-    close: bool
-
-
-def read_fields(
-    fields: Iterable[Iterable[bytes]], names: FieldNames
-) -> ResponseFields:
-    """
-    Check the fields of a response and find those which concern the server.
-
-    Args:
-        fields: Pairs of name and value, both bytes.
-        names: The names known.
-
-    Raises:
-        InvalidMessage: A name or value can't be sent.
-    """
-    headers: list[Header] = []
-    length, own, close = None, _NOTHING, False
-    try:
-        for name, value in cast("Iterable[Header]", fields):
-            kind = names.get(name)
-            if kind is not _PLAIN:
+    def _check(self, pairs: tuple[Header, ...]) -> ResponseFields:
+        headers: list[Header] = []
+        length, own, close = None, _NOTHING, False
+        kinds = self._kinds
+        try:
+            for name, value in pairs:
+                kind = kinds.get(name)
                 if kind is None:
-                    name, kind = names.learn(name)
+                    name, kind = self._learn(name)
                 if kind is _Kind.LENGTH:
                     if length is not None or not _LENGTH.fullmatch(value):
                         raise InvalidMessage(f"content-length {value!r} is invalid")
                     length = int(value)
                 elif kind is _Kind.DEFAULT:
                     own |= {name}
-                elif kind is not _PLAIN:
-                    close = close or (
-                        kind is _Kind.CONNECTION and b"close" in value.lower()
-                    )
+                elif kind is _Kind.CONNECTION:
+                    close = close or b"close" in value.lower()
                     continue
-            headers.append((name, value))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise _explain(fields, error) from None
-    _check_values(headers)
-    return ResponseFields(headers, length, own, close)
+                elif kind is _Kind.FRAMING:
+                    continue
+                headers.append((name, value))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _explain(pairs, error) from None
+        _check_values(headers)
+        return ResponseFields(headers, length, own, close)
+
+    def _learn(self, name: bytes) -> tuple[bytes, _Kind]:
+        """Check a name that isn't known; tell it in lower case, and its meaning."""
+        if not isinstance(name, bytes):
+            raise _not_bytes("name", name)
+        lower = name.lower()
+        if not _TOKEN.fullmatch(lower):
+            # Pseudo-headers of HTTP/2 begin with a colon and end here, too.
+            raise InvalidMessage(f"header name {name!r} is no token")
+        kind = self._kinds.get(lower, _Kind.PLAIN)
+        if kind is _Kind.PLAIN and len(self._kinds) < _MOST_KEPT:
+            self._kinds[lower] = kind
+        return lower, kind
 
 
 def read_trailers(fields: Iterable[Iterable[bytes]]) -> list[Header]:
@@ -150,7 +137,7 @@ def read_trailers(fields: Iterable[Iterable[bytes]]) -> list[Header]:
     Raises:
         InvalidMessage: A name or value can't be sent.
     """
-    headers = read_fields(fields, FieldNames()).headers
+    headers = FieldReader().read(fields).headers
     return [field for field in headers if field[0] not in _NO_TRAILERS]
 
 
@@ -169,6 +156,14 @@ def _check_values(headers: list[Header]) -> None:
         raise InvalidMessage(
             f"the value of header {name.decode()!r} holds a CR, LF or NUL"
         )
+
+
+def _pairs(headers: object) -> tuple[Header, ...]:
+    try:
+        pairs = tuple(tuple(pair) for pair in cast("Iterable[Header]", headers))
+    except TypeError:
+        raise InvalidMessage(f"headers must be pairs of bytes, not {headers!r}") from None
+    return cast("tuple[Header, ...]", pairs)
 
 
 def _explain(fields: object, error: Exception) -> InvalidMessage:

@@ -109,9 +109,13 @@ def _configure_from_file(path: str) -> None:
     try:
         dictConfig(configuration)
     except (ValueError, TypeError, AttributeError, ImportError) as error:
-        # dictConfig puts what is wrong into the cause, and where into the message.
-        reason = f": {error.__cause__}" if error.__cause__ else ""
-        raise SettingsError(f"log_config {path}: {error}{reason}") from None
+        # dictConfig tells where in the message, and what in the causes.
+        reasons: list[str] = []
+        reason: BaseException | None = error
+        while reason is not None:
+            reasons.append(str(reason))
+            reason = reason.__cause__
+        raise SettingsError(f"log_config {path}: {': '.join(reasons)}") from None
 
 
 def _read_configuration(path: str) -> dict[str, Any]:

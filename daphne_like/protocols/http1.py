@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from daphne_like.protocols.interfaces import (
         Header,
         OpenStream,
+        ResponseFields,
         ResponseHead,
         Stream,
     )
@@ -302,14 +303,14 @@ class HTTP1Protocol:
     def _pipeline_room(self) -> float:
         return self._limits.limit_pipelined_requests or inf
 
-    def request_received(self, head: RequestHead, has_body: bool) -> None:
+    def request_received(self, head: RequestHead) -> None:
         """Queue a request; it starts when the read has proved sound."""
         stream = self._context.open_stream(head, self._connection, self)
-        self._receiving = stream
         self._queue.append(stream)
         if not self._reader.keep_alive:
             self._state = _State.LAST
-        if has_body:
+        if head.has_body:
+            self._receiving = stream
             self._await_body()
 
     def body_received(self, data: bytes) -> None:
@@ -383,12 +384,11 @@ class HTTP1Protocol:
         """Go on to the next request, or close."""
         stream, self._current = self._current, None
         self._request_deadline = inf
-        if self._receiving is not None and self._receiving is stream:
-            if self._must_close_unread():
-                self._receiving = None
-                self._linger()
-            return
-        self._next_request()
+        if self._receiving is None or self._receiving is not stream:
+            self._next_request()
+        elif self._must_close_unread():
+            self._receiving = None
+            self._linger()
 
     def _next_request(self) -> None:
         if self._held and len(self._queue) < self._pipeline_room():
@@ -547,43 +547,60 @@ class HTTP1Protocol:
         """Send a 1xx head; RFC 9110 section 15.2: never to HTTP/1.0."""
         current = self._current
         if current is not None and current.head.http_version != "1.0":
-            fields = b"".join(b"%b: %b\r\n" % field for field in headers)
-            self._write(b"%b%b\r\n" % (_status_line(status), fields))
+            self._write(b"%b%b\r\n" % (_status_line(status), _encode(headers)))
 
     def send_response(self, response: ResponseHead, body: bytes, end: bool) -> None:
         """Frame and write the head, with the first piece of the body."""
-        lines = [_STATUS_LINES.get(response.status) or _status_line(response.status)]
-        for field in response.headers:
-            lines.append(b"%b: %b\r\n" % field)
+        fields, length = response.fields, response.content_length
+        block = fields.encoded
+        if block is None:
+            block = fields.encoded = _encode(fields.headers)
         defaults = self._context.default_headers
-        if response.own_defaults:
-            lines.append(defaults.block_without(response.own_defaults))
+        pieces = [
+            _STATUS_LINES.get(response.status) or _status_line(response.status),
+            block,
+            defaults.block_without(fields.own_defaults)
+            if fields.own_defaults
+            else defaults.block,
+        ]
+        if length != fields.content_length:
+            pieces.append(b"content-length: %d\r\n" % length)
+        if length is None and not response.bodiless:
+            pieces.append(self._frame_unsized())
         else:
-            lines.append(defaults.block)
-        current = self._current
-        assert current is not None
-        old = current.head.http_version == "1.0"
-        close = response.close
-        # RFC 9112 section 6.3: a body without a length is chunked, or ended by
-        # the close for clients that know no chunks.
-        unsized = response.content_length is None and not response.bodiless
-        self._chunked = unsized and not old
-        self._until_close = unsized and old
-        if close or self._until_close:
+            self._chunked = self._until_close = False
+        if self._ends_connection(fields, end):
+            pieces.append(b"connection: close\r\n")
+        elif self._current.head.http_version == "1.0":
+            pieces.append(b"connection: keep-alive\r\n")
+        pieces.append(b"\r\n")
+        if self._chunked or len(body) > _JOIN_BYTES:
+            self._write_pieces(pieces, body, end)
+        else:
+            pieces.append(body)
+            self._write(b"".join(pieces))
+        if end:
+            self._response_ended()
+
+    def _frame_unsized(self) -> bytes:
+        """
+        Choose how the end of a body is told whose length isn't known.
+
+        RFC 9112 section 6.3: by chunks, or by the close for clients that know
+        no chunks.
+        """
+        self._until_close = self._current.head.http_version == "1.0"
+        self._chunked = not self._until_close
+        return b"transfer-encoding: chunked\r\n" if self._chunked else b""
+
+    def _ends_connection(self, fields: ResponseFields, end: bool) -> bool:
+        """Decide whether the connection is closed after this response."""
+        if fields.close or self._until_close:
             self._queue.clear()
             self._state = _State.LAST
         elif end and self._receiving is not None and self._must_close_unread():
             self._state = _State.LAST
-        if self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if self._state is not _READING and not self._queue:
-            lines.append(b"connection: close\r\n")
-        elif old:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        self._write_pieces(lines, body, end)
-        if end:
-            self._response_ended()
+        return self._state is not _READING and not self._queue
 
     def send_body(self, body: bytes, end: bool) -> None:
         """Write a further piece, in chunked coding where it was announced."""
@@ -613,8 +630,7 @@ class HTTP1Protocol:
 
     def send_trailers(self, trailers: Sequence[Header]) -> None:
         """End a chunked response with trailers (RFC 9112 section 7.1.2)."""
-        fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
-        self._write(b"0\r\n%b\r\n" % fields)
+        self._write(b"0\r\n%b\r\n" % _encode(trailers))
         self._response_ended()
 
     async def send_file(self, file: int, offset: int, count: int) -> None:
@@ -673,6 +689,10 @@ def _describe(transport: ITransport, scheme: str) -> Connection:
         name = getattr(host, "name", None)
         server = (os.fsdecode(name), None) if name else None
     return Connection(client, server, scheme)
+
+
+def _encode(headers: Sequence[Header]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
 def _read_file(file: int, offset: int, count: int) -> bytes:

@@ -45,7 +45,9 @@ _METHODS = {
 }
 
 # Fields that decide how a message is framed, routed or answered.
-_NOTED = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"te"))
+_NOTED = frozenset(
+    (b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"te")
+)
 
 # RFC 9112 section 3.2, RFC 3986 section 3.2.2: uri-host [ ":" port ]. Bytes
 # outside the grammar (space, slash, at-sign) have been used to reach other hosts.
@@ -65,14 +67,14 @@ _LEAST_FRAMING_BYTES = 16 * 1024
 class RequestSink(Protocol):
     """Who is told what was read, in order."""
 
-    def request_received(self, head: RequestHead, has_body: bool) -> None:
-        """A head is complete and valid; ``has_body`` when bytes are to follow."""
+    def request_received(self, head: RequestHead) -> None:
+        """A head is complete and valid."""
 
     def body_received(self, data: bytes) -> None:
         """A piece of the body, never empty, chunked coding removed."""
 
     def body_ended(self) -> None:
-        """The request is complete; called for those without a body, too."""
+        """The body is complete; not called for a head that has none."""
 
 
 class RequestReader:
@@ -89,6 +91,7 @@ class RequestReader:
         "_body_bytes",
         "_chunked",
         "_completed",
+        "_connection_seen",
         "_content_length",
         "_counted_fields",
         "_head",
@@ -99,29 +102,39 @@ class RequestReader:
         "_limits",
         "_parser",
         "_sink",
+        "_most_fields",
+        "_most_target_bytes",
         "_unparsed_bytes",
         "head_begun",
         "keep_alive",
-        "on_message_complete",
     )
 
     def __init__(self, limits: HTTPSettings, sink: RequestSink) -> None:
         self._limits = limits
+        self._most_target_bytes = limits.limit_request_line or inf
+        self._most_fields = limits.limit_request_fields or inf
         self._sink = sink
         self.keep_alive = True
         self.head_begun = False
         self._completed = 0
         self._host = b""
+        self._host_seen = False
+        self._connection_seen = False
         self._in_body = False
         self._chunked = False
+        self._content_length = 0
+        self._body_bytes = 0
         self._head: RequestHead | None = None
+        # Of a head that comes in pieces: fields counted, their bytes, and
+        # bytes which the parser keeps to itself until a field is complete.
+        self._counted_fields = 0
+        self._head_bytes = 0
         self._unparsed_bytes = 0
-        self.on_message_complete = self._message_complete
         self._parser = HttpRequestParser(self)
 
     def close(self) -> None:
         """Break the cycle between the parser and its callbacks."""
-        del self._parser, self.on_message_complete, self._sink
+        del self._parser, self._sink
 
     @property
     def remaining_body_bytes(self) -> float:
@@ -185,7 +198,6 @@ class RequestReader:
         """
         if self._in_body:
             self.keep_alive = False
-            self.on_message_complete = self._body_complete
             framing = b"content-length: %d" % self._content_length
             if self._chunked:
                 framing = b"transfer-encoding: chunked"
@@ -200,11 +212,7 @@ class RequestReader:
         """Take a piece of the target; the first one begins a request."""
         if self._head is None:
             self._head = RequestHead(url)
-            self._host_seen = False
-            self._chunked = False
-            self._content_length = 0
-            self._counted_fields = 0
-            self._head_bytes = 0
+            self._host_seen = self._connection_seen = False
         else:
             self._head.target += url
 
@@ -217,7 +225,10 @@ class RequestReader:
             return
         name = name.lower()
         if name in _NOTED:
-            self._note(head, name, value)
+            if value == self._host and name == b"host" and not self._host_seen:
+                self._host_seen = True  # as on the request before, mostly
+            else:
+                self._note(head, name, value)
         elif b"_" in name:
             # CGI-like environments fold "_" and "-" (CVE-2015-0219).
             policy = self._limits.header_underscores
@@ -236,6 +247,8 @@ class RequestReader:
                 _reject(400, "The Host is invalid.")
             self._host_seen = True
             self._host = value
+        elif name == b"connection":
+            self._connection_seen = True
         elif name == b"content-length":
             # llhttp has seen to it that it is one number, and the only one.
             self._content_length = int(value)
@@ -250,36 +263,39 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """Check the head as a whole and pass it on."""
-        head, parser, limits = self._head, self._parser, self._limits
+        head, parser = self._head, self._parser
         assert head is not None
         method = parser.get_method()
         head.method = _METHODS.get(method) or method.decode("ascii")
-        version = parser.get_http_version()
         self.keep_alive = parser.should_keep_alive()
-        if version != "1.1":
-            self._check_old_version(head, version)
-        elif not self._host_seen:
+        # Only HTTP/1.1 keeps the connection without being told to, so that
+        # the version, costly to get, needn't be asked for each time.
+        if self._connection_seen or not self.keep_alive:
+            self._check_version(head, parser.get_http_version())
+        if not self._host_seen and head.http_version == "1.1":
             _reject(400, "There is no Host.")
         target = head.target
         if target[0] != 0x2F or b"#" in target:
             self._reduce_target(head)
-        if len(target) > limits.limit_request_line > 0:
+        if len(target) > self._most_target_bytes:
             _reject(414, "The request target is too long.")
-        if len(head.headers) > limits.limit_request_fields > 0:
+        if len(head.headers) > self._most_fields:
             _reject(431, "There are too many header fields.")
-        if self.head_begun or limits.limit_request_header < FEED_BYTES:
+        if self.head_begun or self._limits.limit_request_header < FEED_BYTES:
             # Otherwise the head was within one feed and can't exceed the limit.
             self._check_head_size(head)
-        if self._content_length > limits.limit_request_body > 0:
-            _reject(413, "The request body is too large.")
+            self.head_begun = False
+            self._counted_fields = self._head_bytes = self._unparsed_bytes = 0
+        if self._chunked or self._content_length:
+            if self._content_length > self._limits.limit_request_body > 0:
+                _reject(413, "The request body is too large.")
+            head.has_body = self._in_body = True
         self._head = None
-        self.head_begun = False
-        self._unparsed_bytes = 0
-        self._body_bytes = 0
-        self._in_body = has_body = self._chunked or self._content_length > 0
-        self._sink.request_received(head, has_body)
+        self._sink.request_received(head)
 
-    def _check_old_version(self, head: RequestHead, version: str) -> None:
+    def _check_version(self, head: RequestHead, version: str) -> None:
+        if version == "1.1":
+            return
         if version != "1.0":
             # llhttp lets 0.9 and 2.0 pass; RFC 9110 section 15.6.6.
             _reject(505, "The HTTP version is not supported.")
@@ -317,15 +333,15 @@ class RequestReader:
             _reject(413, "The request body is too large.")
         self._sink.body_received(data)
 
-    def _message_complete(self) -> None:
-        if self._in_body and self._parser.should_upgrade():
-            return  # too early: _ignore_upgrade reads the body
-        self._body_complete()
-
-    def _body_complete(self) -> None:
-        self._in_body = False
+    def on_message_complete(self) -> None:
+        """Count the message, and tell of the end of its body."""
+        if self._in_body:
+            if self._parser.should_upgrade():
+                return  # too early: _ignore_upgrade reads the body
+            self._in_body = self._chunked = False
+            self._content_length = self._body_bytes = self._unparsed_bytes = 0
+            self._sink.body_ended()
         self._completed += 1
-        self._sink.body_ended()
 
     # -- Limits on what the parser keeps to itself ---------------------------
 
@@ -336,9 +352,9 @@ class RequestReader:
         limits = self._limits
         if self._head_bytes > limits.limit_request_header > 0:
             _reject(431, "The header fields are too large.")
-        if self._counted_fields > limits.limit_request_fields > 0:
+        if self._counted_fields > self._most_fields:
             _reject(431, "There are too many header fields.")
-        if len(head.target) > limits.limit_request_line > 0:
+        if len(head.target) > self._most_target_bytes:
             _reject(414, "The request target is too long.")
 
     def _bound(self, fed_bytes: int) -> bool:

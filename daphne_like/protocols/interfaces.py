@@ -24,6 +24,7 @@ __all__ = [
     "Header",
     "OpenStream",
     "RequestHead",
+    "ResponseFields",
     "ResponseHead",
     "Stream",
     "StreamSender",
@@ -58,6 +59,7 @@ class RequestHead:
         target: Path and query as received; absolute-form already reduced.
         http_version: ``"1.0"``, ``"1.1"``, ``"2"`` or ``"3"``.
         headers: Pairs of bytes in received order, names in lower case.
+        has_body: Bytes of a body are to follow.
         expects_continue: The client waits for a 100 before it sends the body.
         accepts_trailers: The client said ``TE: trailers``.
     """
@@ -65,6 +67,7 @@ class RequestHead:
     __slots__ = (
         "accepts_trailers",
         "expects_continue",
+        "has_body",
         "headers",
         "http_version",
         "method",
@@ -76,8 +79,41 @@ class RequestHead:
         self.method = ""
         self.http_version = "1.1"
         self.headers: list[Header] = []
+        self.has_body = False
         self.expects_continue = False
         self.accepts_trailers = False
+
+
+class ResponseFields:
+    """
+    The header fields of a response, checked.
+
+    They are shared by all responses with the same fields and never change, but
+    for ``encoded``.
+
+    Attributes:
+        headers: Pairs to send, in the application's order, names in lower case;
+            without the fields that frame a message for one HTTP version.
+        content_length: Bytes which the body is to have, if ``headers`` tell.
+        own_defaults: Names of the server's default fields which these replace.
+        close: The connection is to be closed afterwards (HTTP/1).
+        encoded: What a protocol made of ``headers``, for the next time.
+    """
+
+    __slots__ = ("close", "content_length", "encoded", "headers", "own_defaults")
+
+    def __init__(
+        self,
+        headers: Sequence[Header],
+        content_length: int | None = None,
+        own_defaults: frozenset[bytes] = frozenset(),
+        close: bool = False,
+    ) -> None:
+        self.headers = headers
+        self.content_length = content_length
+        self.own_defaults = own_defaults
+        self.close = close
+        self.encoded: bytes | None = None
 
 
 class ResponseHead(Protocol):
@@ -86,22 +122,16 @@ class ResponseHead(Protocol):
 
     Attributes:
         status: 200 to 999.
-        headers: Validated pairs in the application's order, names in lower
-            case, without the fields that frame the message for one version
-            (``transfer-encoding``, ``connection``).
-        content_length: Bytes of the body when known, in which case
-            ``headers`` holds the field.
+        fields: The application's header fields.
+        content_length: Bytes of the body when known, whether or not the fields
+            tell; a sender adds the field when they don't.
         bodiless: The answer can't have a body (HEAD, 204, 304).
-        close: The connection is to be closed afterwards (HTTP/1).
-        own_defaults: Those default headers which the application set itself.
     """
 
     status: int
-    headers: list[Header]
+    fields: ResponseFields
     content_length: int | None
     bodiless: bool
-    close: bool
-    own_defaults: frozenset[bytes]
 
 
 class StreamSender(Protocol):
@@ -188,7 +218,7 @@ class Stream(Protocol):
         """
 
     def body_ended(self) -> None:
-        """The request body is complete."""
+        """The body is complete; not called for a head that has none."""
 
     def disconnected(self) -> None:
         """The client has gone, or the exchange was broken off."""

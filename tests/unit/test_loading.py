@@ -30,7 +30,6 @@ WriteFile = Callable[[str, str], None]
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteFile]:
     """The user's project directory, which is the current directory."""
-    known = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
 
@@ -40,9 +39,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteFi
         file.write_text(textwrap.dedent(source), "utf-8")
 
     yield write
-    for name in set(sys.modules) - known:
-        if getattr(sys.modules[name], "__file__", None) or "" > str(tmp_path):
-            del sys.modules[name]
+    for name in ("main", "other", "pkg", "pkg.web"):
+        sys.modules.pop(name, None)
 
 
 def load(path: str | None = "main:app", **settings: Any) -> Any:
@@ -107,7 +105,9 @@ def test_the_directory_is_put_first_once(project: WriteFile) -> None:
 
 def test_a_missing_directory_is_told(project: WriteFile) -> None:
     """A wrong ``--app-dir`` is named, instead of a module that isn't found."""
-    with pytest.raises(ApplicationLoadError, match="app_dir .*nowhere is no directory"):
+    with pytest.raises(
+        ApplicationLoadError, match=r"app_dir .*nowhere is no directory"
+    ):
         load("main:app", app_dir="nowhere")
 
 
@@ -152,8 +152,10 @@ def test_the_demo_can_be_imported() -> None:
         ),
         (
             "pkg.web.application",
-            "'pkg.web.application' is not of the form module:attribute; "
-            "did you mean pkg.web:application?",
+            (
+                "'pkg.web.application' is not of the form module:attribute; "
+                "did you mean pkg.web:application?"
+            ),
         ),
         (
             "main.py",
@@ -161,13 +163,17 @@ def test_the_demo_can_be_imported() -> None:
         ),
         (
             "pkg/web.py:site",
-            "'pkg/web.py:site' is not of the form module:attribute; "
-            "did you mean pkg.web:site?",
+            (
+                "'pkg/web.py:site' is not of the form module:attribute; "
+                "did you mean pkg.web:site?"
+            ),
         ),
         (
             "/srv/main.py:app",
-            "'/srv/main.py:app' is not of the form module:attribute; "
-            "did you mean --app-dir /srv main:app?",
+            (
+                "'/srv/main.py:app' is not of the form module:attribute; "
+                "did you mean --app-dir /srv main:app?"
+            ),
         ),
         (
             ":app",
@@ -260,8 +266,10 @@ def test_a_wrong_name_is_one_line_with_a_suggestion(
             """,
         ),
         (
-            "class Lazy:\n    @property\n    def app(self):\n"
-            "        return self.nope\nimport sys\nsys.modules['main'] = Lazy()\n",
+            (
+                "class Lazy:\n    @property\n    def app(self):\n"
+                "        return self.nope\nimport sys\nsys.modules['main'] = Lazy()\n"
+            ),
             """\
             Traceback (most recent call last):
               File "main.py", line 4, in app
@@ -317,8 +325,10 @@ def test_a_factory_makes_the_application(project: WriteFile) -> None:
         ("create = 5", "main:create is no factory: an object of 'int' can't be called"),
         (
             "async def create(): pass",
-            "main:create is an asynchronous function: a factory must return the "
-            "application itself; without --factory the function is served",
+            (
+                "main:create is an asynchronous function: a factory must return the "
+                "application itself; without --factory the function is served"
+            ),
         ),
         (
             "def create(): pass",
@@ -326,14 +336,14 @@ def test_a_factory_makes_the_application(project: WriteFile) -> None:
         ),
         (
             "def create(debug): pass",
-            "TypeError: create() missing 1 required positional argument: 'debug'\n"
-            "TypeError was raised while calling the factory main:create",
+            (
+                "TypeError: create() missing 1 required positional argument: 'debug'\n"
+                "TypeError was raised while calling the factory main:create"
+            ),
         ),
     ],
 )
-def test_a_wrong_factory_is_told(
-    project: WriteFile, source: str, message: str
-) -> None:
+def test_a_wrong_factory_is_told(project: WriteFile, source: str, message: str) -> None:
     """What is no factory, or makes no application, is said clearly."""
     project("main.py", source)
 
@@ -351,7 +361,7 @@ def test_any_object_can_be_imported_but_not_served(project: WriteFile) -> None:
     assert import_by_path("main:version") == "1.0"
     with pytest.raises(
         ApplicationLoadError,
-        match="^main:version is no application: an object of 'str' can't be called$",
+        match=r"^main:version is no application: an object of 'str' can't be called$",
     ):
         load("main:version")
 
@@ -362,7 +372,7 @@ def test_a_frozen_program_can_bring_its_own_import() -> None:
     def refuse(path: str) -> object:
         raise ApplicationLoadError(f"{path} is not in this program")
 
-    with pytest.raises(ApplicationLoadError, match="^x:y is not in this program$"):
+    with pytest.raises(ApplicationLoadError, match=r"^x:y is not in this program$"):
         load_application(ApplicationSettings(application="x:y"), refuse)
 
 
@@ -370,10 +380,13 @@ def test_a_frozen_program_can_bring_its_own_import() -> None:
 
 
 async def asgi3_function(scope: Any, receive: Any, send: Any) -> None:
+    """Version 3: one asynchronous call."""
     await send({"asgi": 3})
 
 
 def asgi2_function(scope: Any) -> Any:
+    """Version 2: a call with the scope returns what is called with the rest."""
+
     async def instance(receive: Any, send: Any) -> None:
         await send({"asgi": 2})
 
@@ -381,28 +394,41 @@ def asgi2_function(scope: Any) -> Any:
 
 
 class ASGI3Instance:
+    """Each instance is an application."""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Version 3."""
         await send({"asgi": 3})
 
 
 class ASGI2Class:
+    """The class is an application; an instance is made for each scope."""
+
     def __init__(self, scope: Any) -> None:
         pass
 
     async def __call__(self, receive: Any, send: Any) -> None:
+        """Version 2, second call."""
         await send({"asgi": 2})
 
 
 class ASGI2Instance:
+    """Each instance is an old application."""
+
     def __call__(self, scope: Any) -> Any:
+        """Version 2, first call."""
         return asgi2_function(scope)
 
 
-class Method:
+class Methods:
+    """Applications which are methods."""
+
     async def asgi3(self, scope: Any, receive: Any, send: Any) -> None:
+        """Version 3."""
         await send({"asgi": 3})
 
     def asgi2(self, scope: Any) -> Any:
+        """Version 2, first call."""
         return asgi2_function(scope)
 
 
@@ -439,11 +465,10 @@ APPLICATIONS: dict[str, Any] = {
     "old instance": ASGI2Instance(),
     "old class": ASGI2Class,
     "class with asynchronous call": ASGI3Instance,
-    "method": Method().asgi3,
-    "old method": Method().asgi2,
+    "method": Methods().asgi3,
+    "old method": Methods().asgi2,
     "partial": functools.partial(asgi3_function),
     "old partial": functools.partial(asgi2_function),
-    "lambda": lambda scope, receive, send: asgi3_function(scope, receive, send),
     "marked wrapper": marked(wrapper, _asgi_single_callable=True),
     "unmarked wrapper": wrapper,
     "marked as old": marked(asgi3_function, _asgi_double_callable=True),
