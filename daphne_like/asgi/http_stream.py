@@ -45,6 +45,9 @@ __all__ = ["HTTPStream", "HTTPStreamContext"]
 
 _logger = logging.getLogger("daphne_like.server")
 
+# RFC 9110 section 6.4.1: these have no content, whatever the application sends.
+_BODILESS = frozenset((204, 304))
+
 # nginx's number for a client that left before it was answered; log only.
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -92,7 +95,7 @@ class HTTPStream:
         status, fields, content_length, bodiless: See
             :class:`~daphne_like.protocols.interfaces.ResponseHead`.
         body_bytes_sent: Bytes of the response body so far, without framing.
-        slot: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
+        covered_from: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
     """
 
     __slots__ = (
@@ -111,9 +114,9 @@ class HTTPStream:
         "bodiless",
         "body_bytes_sent",
         "content_length",
+        "covered_from",
         "fields",
         "head",
-        "slot",
         "status",
     )
 
@@ -142,7 +145,7 @@ class HTTPStream:
         self.bodiless = False
         self.body_bytes_sent = 0
         self._trailers: list[Header] | None = None
-        self.slot = inf
+        self.covered_from = inf
 
     # -- Told by the protocol (Stream) ---------------------------------------
 
@@ -150,24 +153,30 @@ class HTTPStream:
         """Run the application for this request."""
         context, head = self._context, self.head
         manager = context.manager
-        if len(manager.running) >= context.limit_concurrency > 0:
+        if context.limit_concurrency and self._is_busy(manager):
             self._answer(503, "The server is busy.", ((b"retry-after", b"1"),))
             return
         root_path = context.root_path
         if context.forwarded is not None:
-            root_path = self._believe_proxy(context.forwarded) or root_path
+            told = self._believe_proxy(context.forwarded)
+            root_path = root_path if told is None else told
         extensions: dict[str, dict[str, object]] = {
+            "http.response.early_hint": {},
             "http.response.pathsend": {},
             "http.response.zerocopysend": {},
         }
-        if head.http_version != "1.0":
-            extensions["http.response.early_hint"] = {}
-            if head.accepts_trailers:
-                extensions["http.response.trailers"] = {}
+        if head.accepts_trailers:
+            extensions["http.response.trailers"] = {}
+        if head.http_version == "1.0":
+            extensions.pop("http.response.early_hint")
+            extensions.pop("http.response.trailers", None)
         scope = http_scope(head, self._connection, root_path, extensions)
         if context.state is not None:
             scope["state"] = context.state.copy()
         manager.start(self, scope)
+
+    def _is_busy(self, manager: ApplicationManager) -> bool:
+        return len(manager.running) >= self._context.limit_concurrency
 
     def _believe_proxy(self, policy: ForwardedPolicy) -> str | None:
         """Show the application the client in front of a trusted proxy."""
@@ -312,17 +321,20 @@ class HTTPStream:
         self.fields = fields
         self.content_length = fields.content_length
         self.status = status
-        if self.head.method == "HEAD" or status in (204, 304):
+        if status in _BODILESS or self.head.method == "HEAD":
             self.bodiless = True
-        if (
-            message.get("trailers")
-            and self.head.accepts_trailers
-            and self.head.http_version != "1.0"
-            and fields.content_length is None
-            and not self.bodiless
-        ):
+        if message.get("trailers") and self._can_trail():
             self._trailers = []
         self._state = _HELD
+
+    def _can_trail(self) -> bool:
+        """Whether trailers reach the client (RFC 9110 section 6.5.1, TE)."""
+        return (
+            self.head.accepts_trailers
+            and self.head.http_version != "1.0"
+            and self.content_length is None
+            and not self.bodiless
+        )
 
     def _first_body(self, message: Message) -> Awaitable[None] | None:
         """Send the head and the first piece of the body."""

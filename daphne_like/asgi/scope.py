@@ -38,7 +38,9 @@ def http_scope(
             it off; ``raw_path`` is as received.
         extensions: Those which this exchange can use; the caller's to give away.
     """
-    raw_path, _, query = head.target.partition(b"?")
+    raw_path, query = head.target, b""
+    if b"?" in raw_path:
+        raw_path, _, query = raw_path.partition(b"?")
     path = raw_path.decode("latin-1")
     if "%" in path:
         # Undecodable bytes become U+FFFD; raw_path keeps them.

@@ -29,11 +29,12 @@ class DeadlineHolder(Protocol):
     Something with deadlines.
 
     Attributes:
-        slot: The instant at which the wheel looks at it next; ``inf`` when it
-            isn't on the wheel. Written by the wheel alone.
+        covered_from: Deadlines from this instant on are found in time without
+            scheduling; ``inf`` when it isn't on the wheel. Written by the
+            wheel alone.
     """
 
-    slot: float
+    covered_from: float
 
     def next_deadline(self) -> float:
         """Tell the earliest deadline, ``inf`` when there is none."""
@@ -54,20 +55,20 @@ class DeadlineWheel:
         """
         See to it that ``holder`` is looked at when ``deadline`` has passed.
 
-        Call it only when ``deadline < holder.slot``; anything else is found
-        when the holder's slot comes.
+        Call it only when ``deadline < holder.covered_from``.
         """
-        if holder.slot != inf:
-            self.remove(holder)
+        self.remove(holder)
         slot = max(ceil(deadline), self._visited + 1)
-        holder.slot = slot
+        # It is looked at in this slot; what falls due in the second before
+        # is found then.
+        holder.covered_from = slot - 1
         self._slots.setdefault(slot, {})[holder] = None
 
     def remove(self, holder: DeadlineHolder) -> None:
         """Forget ``holder``, which need not be on the wheel."""
-        if holder.slot != inf:
-            del self._slots[int(holder.slot)][holder]
-            holder.slot = inf
+        if holder.covered_from != inf:
+            del self._slots[int(holder.covered_from) + 1][holder]
+            holder.covered_from = inf
 
     def tick(self) -> None:
         """Visit all slots up to this instant; to be called once a second."""
@@ -78,7 +79,7 @@ class DeadlineWheel:
             while holders:
                 # A holder may remove others of the same slot meanwhile.
                 holder, _ = holders.popitem()
-                holder.slot = inf
+                holder.covered_from = inf
                 deadline = holder.next_deadline()
                 if deadline <= now:
                     holder.deadline_passed(now)

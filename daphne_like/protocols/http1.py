@@ -83,6 +83,18 @@ class _State(Enum):
 _READING = _State.READING
 
 
+class _Framing(Enum):
+    """How the end of the response being written is told (RFC 9112 section 6.3)."""
+
+    SIZED = "by its length, or by having no body"
+    CHUNKED = "by the last chunk"
+    UNTIL_CLOSE = "by the end of the connection"
+
+
+_SIZED = _Framing.SIZED
+_CHUNKED = _Framing.CHUNKED
+
+
 @dataclass(frozen=True, slots=True)
 class HTTP1Context:
     """
@@ -129,13 +141,15 @@ class HTTP1Protocol:
     __slots__ = (
         "_advancing",
         "_body_deadline",
-        "_chunked",
         "_clock",
         "_connection",
         "_context",
         "_current",
         "_drain_waiters",
+        "_framing",
         "_held",
+        "_keep_alive_timeout",
+        "_most_queued",
         "_idle_deadline",
         "_limits",
         "_queue",
@@ -148,10 +162,9 @@ class HTTP1Protocol:
         "_state",
         "_unread_bytes",
         "_unsent_bytes",
-        "_until_close",
         "_write",
         "congested",
-        "slot",
+        "covered_from",
         "transport",
     )
 
@@ -160,8 +173,10 @@ class HTTP1Protocol:
         self._limits = context.settings
         self._clock = context.wheel.clock
         self._reader = RequestReader(context.settings, self)
+        self._keep_alive_timeout = context.settings.timeout_keep_alive or inf
+        self._most_queued = context.settings.limit_pipelined_requests or inf
         self._state = _READING
-        self.slot = inf
+        self.covered_from = inf
 
         # Requests in order: being answered, waiting; then the error, if any.
         self._current: Stream | None = None
@@ -178,9 +193,7 @@ class HTTP1Protocol:
         self.congested = False
         self._drain_waiters: list[Future[None]] = []
         self._unsent_bytes = 0
-        # How the end of the response being written is told.
-        self._chunked = False
-        self._until_close = False
+        self._framing = _SIZED
 
         self._idle_deadline = inf
         self._request_deadline = inf
@@ -284,7 +297,7 @@ class HTTP1Protocol:
         data = self._held + data
         start = 0
         self._held = b""
-        while start < len(data) and len(self._queue) < self._pipeline_room():
+        while start < len(data) and len(self._queue) < self._most_queued:
             size = FEED_BYTES if self._receiving is None else _BODY_HIGH_WATER_BYTES
             piece = data[start : start + size]
             start += size
@@ -299,9 +312,6 @@ class HTTP1Protocol:
             self._advance()
         self._held = data[start:]
         self._pace_reading()
-
-    def _pipeline_room(self) -> float:
-        return self._limits.limit_pipelined_requests or inf
 
     def request_received(self, head: RequestHead) -> None:
         """Queue a request; it starts when the read has proved sound."""
@@ -359,39 +369,46 @@ class HTTP1Protocol:
             return  # an application that ends at once comes back to this loop
         self._advancing = True
         queue = self._queue
-        while self._current is None:
-            if queue:
-                self._current = stream = queue.pop(0)
-                self._idle_deadline = inf
-                timeout = self._limits.http_timeout
-                if timeout:
-                    self._request_deadline = self._clock() + timeout
-                    self._watch(self._request_deadline)
-                stream.start()
-            elif self._rejection is not None:
-                rejection, self._rejection = self._rejection, None
-                self._receiving = self._current = stream = self._context.open_stream(
-                    RequestHead(b""), self._connection, self
-                )
-                stream.reject(rejection)
-            else:
-                break
+        while queue and self._current is None:
+            self._current = stream = queue.pop(0)
+            self._idle_deadline = inf
+            if self._limits.http_timeout:
+                self._request_deadline = self._clock() + self._limits.http_timeout
+                self._watch(self._request_deadline)
+            stream.start()
         self._advancing = False
-        if len(queue) >= self._pipeline_room() or self._reading_paused:
+        if self._rejection is not None and self._current is None:
+            self._answer_rejection(self._rejection)
+        if queue or self._reading_paused:
             self._pace_reading()
 
+    def _answer_rejection(self, rejection: RequestRejected) -> None:
+        """Answer what isn't a request, as the last thing on the connection."""
+        self._rejection = None
+        stream = self._context.open_stream(RequestHead(b""), self._connection, self)
+        # There may be more of it to come, which the peer must be able to send.
+        self._receiving = self._current = stream
+        stream.reject(rejection)
+
     def _response_ended(self) -> None:
-        """Go on to the next request, or close."""
+        """Wait for the next request, go on to it, or close."""
         stream, self._current = self._current, None
         self._request_deadline = inf
-        if self._receiving is None or self._receiving is not stream:
+        if self._state is _READING and not (
+            self._receiving or self._queue or self._held or self._reader.head_begun
+        ):
+            self._idle_deadline = deadline = self._clock() + self._keep_alive_timeout
+            if deadline < self.covered_from:
+                self._context.wheel.schedule(self, deadline)
+        elif self._receiving is None or self._receiving is not stream:
             self._next_request()
         elif self._must_close_unread():
             self._receiving = None
             self._linger()
 
     def _next_request(self) -> None:
-        if self._held and len(self._queue) < self._pipeline_room():
+        """Go on after a response, or after an unread body's end."""
+        if self._held and len(self._queue) < self._most_queued:
             self._read_slices(b"")
         if self._queue or self._rejection is not None:
             self._advance()
@@ -401,11 +418,9 @@ class HTTP1Protocol:
             self._close()
         elif self._reader.head_begun:
             self._expect_head()
-        elif self._limits.timeout_keep_alive:
-            deadline = self._clock() + self._limits.timeout_keep_alive
-            self._idle_deadline = deadline
-            if deadline < self.slot:
-                self._context.wheel.schedule(self, deadline)
+        else:
+            self._idle_deadline = self._clock() + self._keep_alive_timeout
+            self._watch(self._idle_deadline)
 
     def _must_close_unread(self) -> bool:
         """Whether the body that is still to come isn't worth reading."""
@@ -425,7 +440,7 @@ class HTTP1Protocol:
         pause = (
             self._unread_bytes > mark
             or bool(self._held)
-            or len(self._queue) >= self._pipeline_room()
+            or len(self._queue) >= self._most_queued
         ) and self._state in (_READING, _State.LAST)
         if pause and not self._reading_paused:
             self._reading_paused = True
@@ -492,7 +507,7 @@ class HTTP1Protocol:
             self._watch(self._send_deadline)
 
     def _watch(self, deadline: float) -> None:
-        if deadline < self.slot:
+        if deadline < self.covered_from:
             self._context.wheel.schedule(self, deadline)
 
     def _transport_buffer(self) -> int:
@@ -552,55 +567,55 @@ class HTTP1Protocol:
     def send_response(self, response: ResponseHead, body: bytes, end: bool) -> None:
         """Frame and write the head, with the first piece of the body."""
         fields, length = response.fields, response.content_length
-        block = fields.encoded
-        if block is None:
-            block = fields.encoded = _encode(fields.headers)
         defaults = self._context.default_headers
         pieces = [
             _STATUS_LINES.get(response.status) or _status_line(response.status),
-            block,
+            fields.encoded or _encode_once(fields),
             defaults.block_without(fields.own_defaults)
             if fields.own_defaults
             else defaults.block,
         ]
+        self._framing = _SIZED
         if length != fields.content_length:
             pieces.append(b"content-length: %d\r\n" % length)
-        if length is None and not response.bodiless:
+        elif length is None and not response.bodiless:
             pieces.append(self._frame_unsized())
-        else:
-            self._chunked = self._until_close = False
-        if self._ends_connection(fields, end):
-            pieces.append(b"connection: close\r\n")
-        elif self._current.head.http_version == "1.0":
-            pieces.append(b"connection: keep-alive\r\n")
-        pieces.append(b"\r\n")
-        if self._chunked or len(body) > _JOIN_BYTES:
-            self._write_pieces(pieces, body, end)
-        else:
-            pieces.append(body)
+        if (
+            self._state is not _READING
+            or self._receiving is not None
+            or fields.close
+            or self._current.head.http_version == "1.0"
+        ):
+            pieces.append(self._connection_field(fields, end))
+        if self._framing is _SIZED and len(body) <= _JOIN_BYTES:
+            pieces += (b"\r\n", body)
             self._write(b"".join(pieces))
+        else:
+            pieces.append(b"\r\n")
+            self._write_pieces(pieces, body, end)
         if end:
             self._response_ended()
 
     def _frame_unsized(self) -> bytes:
-        """
-        Choose how the end of a body is told whose length isn't known.
+        """Choose the framing of a body whose length isn't known."""
+        if self._current.head.http_version == "1.0":
+            self._framing = _Framing.UNTIL_CLOSE
+            return b""
+        self._framing = _CHUNKED
+        return b"transfer-encoding: chunked\r\n"
 
-        RFC 9112 section 6.3: by chunks, or by the close for clients that know
-        no chunks.
-        """
-        self._until_close = self._current.head.http_version == "1.0"
-        self._chunked = not self._until_close
-        return b"transfer-encoding: chunked\r\n" if self._chunked else b""
-
-    def _ends_connection(self, fields: ResponseFields, end: bool) -> bool:
+    def _connection_field(self, fields: ResponseFields, end: bool) -> bytes:
         """Decide whether the connection is closed after this response."""
-        if fields.close or self._until_close:
+        if fields.close or self._framing is _Framing.UNTIL_CLOSE:
             self._queue.clear()
             self._state = _State.LAST
         elif end and self._receiving is not None and self._must_close_unread():
             self._state = _State.LAST
-        return self._state is not _READING and not self._queue
+        if self._state is not _READING and not self._queue:
+            return b"connection: close\r\n"
+        if self._current.head.http_version == "1.0":
+            return b"connection: keep-alive\r\n"
+        return b""
 
     def send_body(self, body: bytes, end: bool) -> None:
         """Write a further piece, in chunked coding where it was announced."""
@@ -610,7 +625,7 @@ class HTTP1Protocol:
 
     def _write_pieces(self, pieces: list[bytes], body: bytes, end: bool) -> None:
         """Write ``pieces`` and a piece of the body: at once, unless it is large."""
-        if body and self._chunked:
+        if body and self._framing is _CHUNKED:
             pieces.append(b"%x\r\n" % len(body))
         if len(body) > _JOIN_BYTES:
             if pieces:
@@ -619,7 +634,7 @@ class HTTP1Protocol:
             self._write(body)
         else:
             pieces.append(body)
-        if self._chunked:
+        if self._framing is _CHUNKED:
             if body:
                 pieces.append(b"\r\n")
             if end:
@@ -635,7 +650,7 @@ class HTTP1Protocol:
 
     async def send_file(self, file: int, offset: int, count: int) -> None:
         """Send a piece of a file, by the kernel where the transport can."""
-        if self._chunked:
+        if self._framing is _CHUNKED:
             self._write(b"%x\r\n" % count)
         by_kernel = getattr(self.transport, "send_file", None)
         if by_kernel is not None:
@@ -650,13 +665,13 @@ class HTTP1Protocol:
                     await self.drained()
                 if self._state is _State.CLOSED:
                     return
-        if self._chunked and self._state is not _State.CLOSED:
+        if self._framing is _CHUNKED and self._state is not _State.CLOSED:
             self._write(b"\r\n")
 
     def abort(self) -> None:
         """Close in mid-response, in a way that the peer sees it is incomplete."""
         self._current = None
-        if self._until_close:
+        if self._framing is _Framing.UNTIL_CLOSE:
             # A regular close would look like the regular end: reset instead.
             self._state = _State.CLOSING
             self.transport.unregisterProducer()
@@ -689,6 +704,11 @@ def _describe(transport: ITransport, scheme: str) -> Connection:
         name = getattr(host, "name", None)
         server = (os.fsdecode(name), None) if name else None
     return Connection(client, server, scheme)
+
+
+def _encode_once(fields: ResponseFields) -> bytes:
+    fields.encoded = block = _encode(fields.headers)
+    return block
 
 
 def _encode(headers: Sequence[Header]) -> bytes:

@@ -63,6 +63,9 @@ _METHOD_START = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _FRAMING_PER_BODY_BYTE = 8
 _LEAST_FRAMING_BYTES = 16 * 1024
 
+# Heads up to this size are compared with the one before.
+_MOST_REPEATED_BYTES = 512
+
 
 class RequestSink(Protocol):
     """Who is told what was read, in order."""
@@ -91,7 +94,6 @@ class RequestReader:
         "_body_bytes",
         "_chunked",
         "_completed",
-        "_connection_seen",
         "_content_length",
         "_counted_fields",
         "_head",
@@ -99,11 +101,16 @@ class RequestReader:
         "_host",
         "_host_seen",
         "_in_body",
+        "_last_fed",
+        "_last_head",
         "_limits",
-        "_parser",
-        "_sink",
+        "_may_be_plain",
         "_most_fields",
         "_most_target_bytes",
+        "_parser",
+        "_plain",
+        "_repeated_head",
+        "_sink",
         "_unparsed_bytes",
         "head_begun",
         "keep_alive",
@@ -119,7 +126,15 @@ class RequestReader:
         self._completed = 0
         self._host = b""
         self._host_seen = False
-        self._connection_seen = False
+        # A head is plain when nothing in it, nor in the way it came, asks for
+        # more than the checks which every head gets.
+        self._may_be_plain = self._counts_by_feed()
+        self._plain = True
+        # What was fed last if it was one plain head and nothing else, that
+        # head, and a copy of it once it has come twice.
+        self._last_fed = b""
+        self._last_head: RequestHead | None = None
+        self._repeated_head: RequestHead | None = None
         self._in_body = False
         self._chunked = False
         self._content_length = 0
@@ -156,6 +171,14 @@ class RequestReader:
         Raises:
             RequestRejected: The peer gets its status, then the connection ends.
         """
+        again = data == self._last_fed
+        if again and self._repeated_head is not None:
+            # A client that asks for the same over and over, byte for byte:
+            # between messages, parsing is a function of the bytes alone.
+            self._sink.request_received(self._repeated_head.copy())
+            return False
+        self._repeated_head = None
+        self._last_fed = b""
         completed = self._completed
         try:
             self._parser.feed_data(data)
@@ -170,9 +193,22 @@ class RequestReader:
                 # RFC 9112 section 9.6: nothing after "close" is a request.
                 return False
             raise self._explain(error, data) from None
-        if completed != self._completed and self._head is None:
-            return False
-        return self._bound(len(data))
+        if completed == self._completed or self._head is not None:
+            return self._bound(len(data))
+        if (
+            self._plain
+            and len(data) <= _MOST_REPEATED_BYTES
+            and self._completed == completed + 1
+        ):
+            self._last_fed = data
+            if again and self._last_head is not None:
+                self._repeated_head = self._last_head.copy()
+        self._last_head = None
+        return False
+
+    def _counts_by_feed(self) -> bool:
+        """Whether a head within one feed can't exceed the limit for fields."""
+        return not 0 < self._limits.limit_request_header < FEED_BYTES
 
     def _explain(self, error: HttpParserError, data: bytes) -> RequestRejected:
         """Find the status for what llhttp refused; its texts are constants."""
@@ -212,7 +248,8 @@ class RequestReader:
         """Take a piece of the target; the first one begins a request."""
         if self._head is None:
             self._head = RequestHead(url)
-            self._host_seen = self._connection_seen = False
+            self._host_seen = False
+            self._plain = self._may_be_plain
         else:
             self._head.target += url
 
@@ -239,6 +276,8 @@ class RequestReader:
         head.headers.append((name, value))
 
     def _note(self, head: RequestHead, name: bytes, value: bytes) -> None:
+        if name != b"host":
+            self._plain = False
         if name == b"host":
             # RFC 9112 section 3.2: 400 to more than one Host, or an invalid one.
             if self._host_seen:
@@ -247,8 +286,6 @@ class RequestReader:
                 _reject(400, "The Host is invalid.")
             self._host_seen = True
             self._host = value
-        elif name == b"connection":
-            self._connection_seen = True
         elif name == b"content-length":
             # llhttp has seen to it that it is one number, and the only one.
             self._content_length = int(value)
@@ -257,7 +294,7 @@ class RequestReader:
         elif name == b"expect":
             # RFC 9110 section 10.1.1: others may be ignored.
             head.expects_continue = value.lower() == b"100-continue"
-        else:
+        elif name == b"te":
             tokens = [token.strip() for token in value.lower().split(b",")]
             head.accepts_trailers = b"trailers" in tokens
 
@@ -265,37 +302,49 @@ class RequestReader:
         """Check the head as a whole and pass it on."""
         head, parser = self._head, self._parser
         assert head is not None
+        self._head = None
         method = parser.get_method()
         head.method = _METHODS.get(method) or method.decode("ascii")
-        self.keep_alive = parser.should_keep_alive()
-        # Only HTTP/1.1 keeps the connection without being told to, so that
-        # the version, costly to get, needn't be asked for each time.
-        if self._connection_seen or not self.keep_alive:
-            self._check_version(head, parser.get_http_version())
-        if not self._host_seen and head.http_version == "1.1":
-            _reject(400, "There is no Host.")
+        self.keep_alive = keep_alive = parser.should_keep_alive()
         target = head.target
-        if target[0] != 0x2F or b"#" in target:
+        if not (
+            # HTTP/1.1, since only that stays open without being told to; to
+            # ask the parser for the version would cost as much as all of this.
+            (self._plain and keep_alive)
+            and self._host_seen
+            and target[0] == 0x2F
+            and b"#" not in target
+            and len(target) <= self._most_target_bytes
+            and len(head.headers) <= self._most_fields
+        ):
+            self._check(head, parser.get_http_version())
+        self._last_head = head
+        self._sink.request_received(head)
+
+    def _check(self, head: RequestHead, version: str) -> None:
+        """Check a head that isn't plain."""
+        self._plain = False
+        if version != "1.1":
+            self._check_old_version(head, version)
+        elif not self._host_seen:
+            _reject(400, "There is no Host.")
+        if head.target[0] != 0x2F or b"#" in head.target:
             self._reduce_target(head)
-        if len(target) > self._most_target_bytes:
+        if len(head.target) > self._most_target_bytes:
             _reject(414, "The request target is too long.")
-        if len(head.headers) > self._most_fields:
-            _reject(431, "There are too many header fields.")
-        if self.head_begun or self._limits.limit_request_header < FEED_BYTES:
-            # Otherwise the head was within one feed and can't exceed the limit.
+        if not self._may_be_plain:
             self._check_head_size(head)
             self.head_begun = False
+            self._may_be_plain = self._counts_by_feed()
             self._counted_fields = self._head_bytes = self._unparsed_bytes = 0
+        if len(head.headers) > self._most_fields:
+            _reject(431, "There are too many header fields.")
         if self._chunked or self._content_length:
             if self._content_length > self._limits.limit_request_body > 0:
                 _reject(413, "The request body is too large.")
             head.has_body = self._in_body = True
-        self._head = None
-        self._sink.request_received(head)
 
-    def _check_version(self, head: RequestHead, version: str) -> None:
-        if version == "1.1":
-            return
+    def _check_old_version(self, head: RequestHead, version: str) -> None:
         if version != "1.0":
             # llhttp lets 0.9 and 2.0 pass; RFC 9110 section 15.6.6.
             _reject(505, "The HTTP version is not supported.")
@@ -368,6 +417,7 @@ class RequestReader:
                     _reject(400, "The chunked coding is too verbose.")
             return False
         begins, self.head_begun = not self.head_begun, True
+        self._plain = self._may_be_plain = False
         head, before = self._head, 0
         if head is not None:
             before = self._head_bytes + len(head.target)

@@ -83,6 +83,13 @@ class RequestHead:
         self.expects_continue = False
         self.accepts_trailers = False
 
+    def copy(self) -> RequestHead:
+        """Make another head with the same content and a list of its own."""
+        head = RequestHead(self.target)
+        head.method = self.method
+        head.headers = self.headers.copy()
+        return head
+
 
 class ResponseFields:
     """
