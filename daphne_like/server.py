@@ -23,7 +23,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -35,9 +35,9 @@ from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.errors import ListenError, StartError
 from daphne_like.listeners.endpoints import (
-    SocketEndpoint,
     endpoint_from_string,
     endpoint_strings,
+    twisted_endpoint,
 )
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.protocols.deadlines import DeadlineWheel
@@ -48,13 +48,10 @@ from daphne_like.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from twisted.internet.interfaces import (
-        IAddress,
-        IListeningPort,
-        IStreamServerEndpoint,
-    )
+    from twisted.internet.interfaces import IListeningPort
 
     from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.listeners.endpoints import SocketEndpoint
     from daphne_like.protocols.interfaces import Header
 
 __all__ = ["Server", "run"]
@@ -111,6 +108,11 @@ class Server(Service):
         if endpoints is not None:
             overrides["endpoint"] = tuple(endpoints)
         self.settings = Settings.of(**overrides) if settings is None else settings
+        bind = self.settings.bind
+        self._endpoints = [
+            (text, endpoint_from_string(text, bind.backlog))
+            for text in endpoint_strings(bind)
+        ]
         self._application = application
         self._signal_handlers = signal_handlers
         self._ready_callable = ready_callable
@@ -127,7 +129,7 @@ class Server(Service):
         """Start as soon as the reactor runs (IService)."""
         from twisted.internet import reactor
 
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         reactor.callWhenRunning(reactor.callLater, 0, self._begin)
 
     def stopService(self) -> Deferred[None]:
@@ -137,7 +139,7 @@ class Server(Service):
         Returns:
             Fires when the application's lifespan is over.
         """
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
 
     def _begin(self) -> None:
@@ -147,8 +149,6 @@ class Server(Service):
     def _begun(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failure = error
-            if not self._signal_handlers or not self.running:
-                return
             _log_failure(error)
 
     async def startup(self) -> None:
@@ -161,9 +161,6 @@ class Server(Service):
         """
         self._phase = _Phase.STARTING
         loop = asyncio.get_running_loop()
-        strings = endpoint_strings(self.settings.bind)
-        backlog = self.settings.bind.backlog
-        endpoints = [(text, endpoint_from_string(text, backlog)) for text in strings]
         app = self.settings.app
         self._lifespan = Lifespan(
             self._application, app.lifespan, app.timeout_startup, app.timeout_shutdown
@@ -171,18 +168,17 @@ class Server(Service):
         self._manager = ApplicationManager(self._application, loop)
         self._wheel = DeadlineWheel(loop.time)
         self._access_log = self._open_access_log()
+        ours = [endpoint for _, endpoint in self._endpoints if endpoint is not None]
         try:
-            for _, endpoint in endpoints:
-                if isinstance(endpoint, SocketEndpoint):
-                    endpoint.bind()
+            for endpoint in ours:
+                endpoint.bind()
             await self._lifespan.startup()
             factory = HTTP1Factory(self._protocol_context(loop))
-            for text, endpoint in endpoints:
-                self.listeners.append(await _listen(text, endpoint, factory))
+            for text, own in self._endpoints:
+                self.listeners.append(await _listen(text, own, factory))
         except BaseException:
-            for _, endpoint in endpoints:
-                if isinstance(endpoint, SocketEndpoint):
-                    endpoint.close()
+            for endpoint in ours:
+                endpoint.close()
             await self._end()
             raise
         self._phase = _Phase.SERVING
@@ -305,10 +301,11 @@ class Server(Service):
             if hasattr(address, "port")
         ]
 
-    def _addresses(self) -> Iterable[IAddress]:
+    def _addresses(self) -> Iterable[Any]:
+        """Tell the addresses of all listeners; their classes differ."""
         for port in self.listeners:
-            hosts = getattr(port, "getHosts", None)
-            yield from hosts() if hosts is not None else (port.getHost(),)
+            several = getattr(port, "addresses", None)
+            yield from several() if several is not None else (port.getHost(),)
 
     def _announce(self) -> None:
         loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
@@ -337,7 +334,8 @@ class Server(Service):
         """Drain and stop; from any thread (the counterpart of :meth:`run`)."""
         from twisted.internet import reactor
 
-        reactor.callFromThread(reactor.stop)
+        core: Any = reactor
+        core.callFromThread(core.stop)
 
 
 class _Connections(set[HTTP1Protocol]):
@@ -345,9 +343,9 @@ class _Connections(set[HTTP1Protocol]):
 
     _empty: asyncio.Future[None] | None = None
 
-    def discard(self, connection: HTTP1Protocol) -> None:
+    def discard(self, connection: object) -> None:
         """Remove a connection that is lost."""
-        super().discard(connection)
+        super().discard(cast("HTTP1Protocol", connection))
         if not self and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
@@ -359,13 +357,16 @@ class _Connections(set[HTTP1Protocol]):
 
 
 async def _listen(
-    text: str, endpoint: IStreamServerEndpoint, factory: HTTP1Factory
+    text: str, own: SocketEndpoint | None, factory: HTTP1Factory
 ) -> IListeningPort:
+    """Listen on an endpoint: one of ours, or else one of Twisted's."""
+    from twisted.internet import reactor
     from twisted.internet.error import CannotListenError
 
+    endpoint = twisted_endpoint(text, reactor) if own is None else own
     try:
-        loop = asyncio.get_running_loop()
-        return await endpoint.listen(factory).asFuture(loop)
+        listening: Deferred[IListeningPort] = endpoint.listen(factory)
+        return await listening.asFuture(asyncio.get_running_loop())
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
         raise ListenError(f"Listen failure: {text}: {reason}") from None

@@ -17,6 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from daphne_like.asgi.types import ASGIApplication, Message, Scope
 
 __all__ = ["ApplicationInstance", "ApplicationManager"]
@@ -61,6 +63,7 @@ class ApplicationManager:
     ) -> None:
         self._application = application
         self._loop = loop
+        self._new_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
         self._new_task = partial(asyncio.Task, loop=loop, **_TASK_OPTIONS)
         self.running: dict[ApplicationInstance, asyncio.Task[None]] = {}
         self._idle: asyncio.Future[None] | None = None
@@ -83,7 +86,7 @@ class ApplicationManager:
             await self._application(scope, instance.receive, instance.send)
         except GeneratorExit:
             raise  # the loop is gone, and so is everybody who could be told
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001
             # SystemExit too: an application must not end the server.
             error = raised
         if self.running:

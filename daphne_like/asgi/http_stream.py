@@ -23,6 +23,7 @@ import os
 import stat
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +182,7 @@ class HTTPStream:
     def _believe_proxy(self, policy: ForwardedPolicy) -> str | None:
         """Show the application the client in front of a trusted proxy."""
         connection = self._connection
-        origin = policy.resolve(
-            connection.client, connection.scheme, self.head.headers
-        )
+        origin = policy.resolve(connection.client, connection.scheme, self.head.headers)
         self.head.headers = origin.headers
         self._connection = Connection(origin.client, connection.server, origin.scheme)
         return origin.root_path
@@ -286,10 +285,7 @@ class HTTPStream:
             raise InvalidMessage(
                 f'a message must be a dict with a "type", not {message!r}'
             ) from None
-        if handler is None:
-            pending = self._refuse(message)
-        else:
-            pending = handler(self, message)
+        pending = handler(self, message) if handler else self._refuse(message)
         if pending is not None:
             await pending
 
@@ -419,7 +415,7 @@ class HTTPStream:
     async def _path_send(self, message: Message) -> None:
         """Send a whole file as the body (http.response.pathsend)."""
         path = message.get("path")
-        if not isinstance(path, str) or not os.path.isabs(path):
+        if not isinstance(path, str) or not Path(path).is_absolute():
             raise InvalidMessage(
                 f"http.response.pathsend: path must be absolute, not {path!r}"
             )
@@ -481,8 +477,9 @@ class HTTPStream:
             if count:
                 await self._sender.send_file(file, offset, count)
         finally:
-            busy, self._state = self._state is _BUSY, (
-                _SENDING if self._state is _BUSY else self._state
+            busy, self._state = (
+                self._state is _BUSY,
+                (_SENDING if self._state is _BUSY else self._state),
             )
             self._wake()
         if busy and not more:
@@ -508,6 +505,8 @@ class HTTPStream:
                     "The application returned without completing its response: %s",
                     self.describe(),
                 )
+        elif isinstance(error, asyncio.CancelledError):
+            pass  # whoever cancelled it has told why
         elif not (over and _is_farewell(error)):
             _logger.error(
                 "Exception in the application: %s",
@@ -516,10 +515,12 @@ class HTTPStream:
             )
         if over:
             return
-        if self._is_held():
-            self._answer(500, "Internal Server Error")
-        else:
+        if not self._is_held():
             self._break_off()
+        elif isinstance(error, asyncio.CancelledError):
+            self._answer(503, "The server is shutting down.", close=True)
+        else:
+            self._answer(500, "Internal Server Error")
 
     def _answer(
         self,

@@ -137,7 +137,7 @@ class Lifespan:
             await self._application(scope, self._events.get, self._send)
         except asyncio.CancelledError as cancelled:
             error = cancelled
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001
             # SystemExit too: whether the server ends is not the task's to say.
             error = raised
         self._ended(error)
@@ -170,7 +170,9 @@ class Lifespan:
         elif self._phase is _Phase.STOPPING:
             expected = "lifespan.shutdown"
         else:
-            raise InvalidMessage(f"{kind!r} while the application is {self._phase.value}")
+            raise InvalidMessage(
+                f"{kind!r} while the application is {self._phase.value}"
+            )
         if kind == f"{expected}.failed":
             self._failure = str(message.get("message", "")) or "no reason given"
         elif kind != f"{expected}.complete" or self._answered.done():

@@ -95,10 +95,10 @@ class FieldReader:
         length, own, close = None, _NOTHING, False
         kinds = self._kinds
         try:
-            for name, value in pairs:
-                kind = kinds.get(name)
+            for given, value in pairs:
+                name, kind = given, kinds.get(given)
                 if kind is None:
-                    name, kind = self._learn(name)
+                    name, kind = self._learn(given)
                 if kind is _Kind.LENGTH:
                     if length is not None or not _LENGTH.fullmatch(value):
                         raise InvalidMessage(f"content-length {value!r} is invalid")
@@ -118,10 +118,8 @@ class FieldReader:
 
     def _learn(self, name: bytes) -> tuple[bytes, _Kind]:
         """Check a name that isn't known; tell it in lower case, and its meaning."""
-        if not isinstance(name, bytes):
-            raise _not_bytes("name", name)
         lower = name.lower()
-        if not _TOKEN.fullmatch(lower):
+        if not _TOKEN.fullmatch(lower):  # TypeError for text, which is explained
             # Pseudo-headers of HTTP/2 begin with a colon and end here, too.
             raise InvalidMessage(f"header name {name!r} is no token")
         kind = self._kinds.get(lower, _Kind.PLAIN)
@@ -162,7 +160,9 @@ def _pairs(headers: object) -> tuple[Header, ...]:
     try:
         pairs = tuple(tuple(pair) for pair in cast("Iterable[Header]", headers))
     except TypeError:
-        raise InvalidMessage(f"headers must be pairs of bytes, not {headers!r}") from None
+        raise InvalidMessage(
+            f"headers must be pairs of bytes, not {headers!r}"
+        ) from None
     return cast("tuple[Header, ...]", pairs)
 
 
@@ -171,7 +171,7 @@ def _explain(fields: object, error: Exception) -> InvalidMessage:
     if isinstance(error, InvalidMessage):
         return error
     try:
-        for name, value in cast("Iterable[Header]", fields):
+        for name, value in cast("Iterable[tuple[object, object]]", fields):
             for part, what in ((name, "name"), (value, "value")):
                 if not isinstance(part, bytes):
                     return _not_bytes(what, part)

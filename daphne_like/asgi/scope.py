@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from daphne_like.asgi.types import Scope
-    from daphne_like.protocols.interfaces import Connection, Header, RequestHead
+    from daphne_like.protocols.interfaces import Connection, RequestHead
 
 __all__ = ["http_scope"]
 

@@ -15,6 +15,7 @@ import contextlib
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -36,6 +37,7 @@ __all__ = [
     "build_endpoint_description_strings",
     "endpoint_from_string",
     "endpoint_strings",
+    "twisted_endpoint",
 ]
 
 _DEFAULT_HOST = "127.0.0.1"
@@ -92,38 +94,46 @@ def endpoint_strings(bind: BindSettings) -> list[str]:
     return sorted(strings)
 
 
-def endpoint_from_string(description: str, backlog: int) -> IStreamServerEndpoint:
-    """
+def endpoint_from_string(description: str, backlog: int) -> SocketEndpoint | None:
+    r"""
     Make the endpoint which a string describes.
 
     Args:
-        description: In Twisted's notation, e.g. ``tcp:8000:interface=\\:\\:1``.
+        description: In Twisted's notation, e.g. ``tcp:8000:interface=\:\:1``.
         backlog: Used where the string names none.
 
+    Returns:
+        ``None`` when the kind isn't ours but Twisted's.
+
     Raises:
-        SettingsError: The string is malformed or names an unknown kind.
+        SettingsError: The string is malformed.
     """
-    positional, named = _split(description)
-    kind, *positional = positional
-    makers = {"tcp": _tcp, "unix": _unix, "fd": _fd}
-    if kind not in makers:
-        return _from_twisted(description)
+    (kind, *positional), named = _split(description)
+    maker = _MAKERS.get(kind)
+    if maker is None:
+        return None
     named.setdefault("backlog", str(backlog))
     try:
-        return SocketEndpoint(makers[kind](*positional, **named))
+        return SocketEndpoint(maker(*positional, **named))
     except (TypeError, ValueError) as error:
         raise SettingsError(f"endpoint {description!r}: {_reason(error)}") from None
 
 
-def _from_twisted(description: str) -> IStreamServerEndpoint:
+def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint:
+    """
+    Make an endpoint of Twisted's, with its transports.
+
+    Raises:
+        SettingsError: The string is malformed or names an unknown kind.
+    """
     # Imported late: it takes much, and most users' endpoints are ours.
-    from twisted.internet import endpoints, reactor
+    from twisted.internet.endpoints import serverFromString
 
     try:
-        return endpoints.serverFromString(reactor, description)
-    except Exception as error:
-        # Parsers are plugins, which raise whatever they like.
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    except Exception as error:  # noqa: BLE001 - plugins raise what they like
         raise SettingsError(f"endpoint {description!r}: {_reason(error)}") from None
+    return endpoint
 
 
 def _reason(error: Exception) -> str:
@@ -177,7 +187,7 @@ def _number(text: str, what: str, largest: int) -> int:
 def _tcp(port: str, interface: str = "", *, backlog: str) -> SocketSource:
     number = _number(port, "the port", 65535)
     return SocketSource(
-        lambda: _open_tcp(interface or "0.0.0.0", number),
+        lambda: _open_tcp(interface or "0.0.0.0", number),  # noqa: S104 - as asked
         _number(backlog, "backlog", 65535),
     )
 
@@ -202,9 +212,7 @@ def _unix(
 def _fd(fileno: str, *, backlog: str, domain: str = "") -> SocketSource:
     # Twisted and Daphne want the domain named; the socket itself knows it.
     number = _number(fileno, "fileno", 2**31 - 1)
-    return SocketSource(
-        lambda: [_adopt(number)], _number(backlog, "backlog", 65535)
-    )
+    return SocketSource(lambda: [_adopt(number)], _number(backlog, "backlog", 65535))
 
 
 def _open_tcp(host: str, port: int) -> list[socket.socket]:
@@ -280,8 +288,7 @@ def _remove_stale(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            Path(path).unlink(missing_ok=True)
             return
         except OSError as error:
             reason = error.strerror or str(error)
@@ -300,6 +307,13 @@ def _adopt(number: int) -> socket.socket:
     if sock.type != socket.SOCK_STREAM:
         raise ListenError(f"Listen failure: descriptor {number}: not a stream socket")
     return sock
+
+
+_MAKERS: dict[str, Callable[..., SocketSource]] = {
+    "tcp": _tcp,
+    "unix": _unix,
+    "fd": _fd,
+}
 
 
 class SocketSource:
@@ -378,8 +392,10 @@ class SocketEndpoint:
                 )
             except OSError as error:
                 port.stopListening()
-                name = f"{sock.getsockname()}"
-                raise ListenError(f"Listen failure: {name}: {error.strerror}") from None
+                reason = error.strerror or error
+                raise ListenError(
+                    f"Listen failure: {sock.getsockname()}: {reason}"
+                ) from None
             port.servers.append(server)
         factory.doStart()
         return port
@@ -413,14 +429,14 @@ class LoopPort:
         if self._path and self._file == _identity(self._path):
             # Ours still, and not that of a successor.
             with contextlib.suppress(OSError):
-                os.unlink(self._path)
+                Path(self._path).unlink()
         return succeed(None)
 
     def getHost(self) -> IAddress:
         """Tell the first address (IListeningPort)."""
         return self._addresses[0]
 
-    def getHosts(self) -> list[IAddress]:
+    def addresses(self) -> list[IAddress]:
         """Tell all addresses, as a host name may have several."""
         return list(self._addresses)
 

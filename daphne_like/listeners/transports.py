@@ -27,7 +27,12 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+    from twisted.internet.interfaces import (
+        IAddress,
+        IProducer,
+        IProtocol,
+        IProtocolFactory,
+    )
 
 __all__ = ["LoopTransport", "twisted_address"]
 
@@ -64,7 +69,7 @@ class LoopTransport(asyncio.Protocol):
 
     disconnecting = False
 
-    data_received: Callable[[bytes], None]
+    data_received: Callable[[bytes], None]  # type: ignore[assignment]
     write: Callable[[bytes], None]
 
     def __init__(self, factory: IProtocolFactory) -> None:
@@ -137,11 +142,11 @@ class LoopTransport(asyncio.Protocol):
         """Close at once and forget what isn't written."""
         self._transport.abort()
 
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take the push producer that is to be paused and resumed."""
         if not streaming:
             raise NotImplementedError("only push producers are supported")
-        self._producer = producer
+        self._producer = cast("IPushProducer", producer)
 
     def unregisterProducer(self) -> None:
         """Forget the producer."""
@@ -165,14 +170,14 @@ class LoopTransport(asyncio.Protocol):
         """Count the bytes which the peer hasn't taken yet."""
         return self._transport.get_write_buffer_size() + self._file_bytes
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> IAddress:  # type: ignore[override]
         """Tell the address of the other end."""
         return twisted_address(
             self._transport.get_extra_info("socket"),
             self._transport.get_extra_info("peername"),
         )
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> IAddress:  # type: ignore[override]
         """Tell the address of this end."""
         return twisted_address(
             self._transport.get_extra_info("socket"),

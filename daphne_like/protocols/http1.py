@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from twisted.internet.interfaces import IProtocol, IPushProducer
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IPushProducer
 from zope.interface import implementer
 
 from daphne_like.errors import RequestRejected
@@ -148,10 +147,10 @@ class HTTP1Protocol:
         "_drain_waiters",
         "_framing",
         "_held",
-        "_keep_alive_timeout",
-        "_most_queued",
         "_idle_deadline",
+        "_keep_alive_timeout",
         "_limits",
+        "_most_queued",
         "_queue",
         "_reader",
         "_reading_paused",
@@ -204,7 +203,8 @@ class HTTP1Protocol:
 
     def makeConnection(self, transport: ITransport) -> None:
         """Take the transport into use (IProtocol)."""
-        self.transport = transport
+        # All stream transports of Twisted can do what Transport lists.
+        self.transport = cast("Transport", transport)
         self._write = transport.write
         self.connectionMade()
 
@@ -568,6 +568,8 @@ class HTTP1Protocol:
         """Frame and write the head, with the first piece of the body."""
         fields, length = response.fields, response.content_length
         defaults = self._context.default_headers
+        current = self._current
+        assert current is not None
         pieces = [
             _STATUS_LINES.get(response.status) or _status_line(response.status),
             fields.encoded or _encode_once(fields),
@@ -576,17 +578,17 @@ class HTTP1Protocol:
             else defaults.block,
         ]
         self._framing = _SIZED
-        if length != fields.content_length:
+        if length is not None and length != fields.content_length:
             pieces.append(b"content-length: %d\r\n" % length)
         elif length is None and not response.bodiless:
-            pieces.append(self._frame_unsized())
+            pieces.append(self._frame_unsized(current.head))
         if (
             self._state is not _READING
             or self._receiving is not None
             or fields.close
-            or self._current.head.http_version == "1.0"
+            or current.head.http_version == "1.0"
         ):
-            pieces.append(self._connection_field(fields, end))
+            pieces.append(self._connection_field(current.head, fields, end))
         if self._framing is _SIZED and len(body) <= _JOIN_BYTES:
             pieces += (b"\r\n", body)
             self._write(b"".join(pieces))
@@ -596,15 +598,17 @@ class HTTP1Protocol:
         if end:
             self._response_ended()
 
-    def _frame_unsized(self) -> bytes:
+    def _frame_unsized(self, head: RequestHead) -> bytes:
         """Choose the framing of a body whose length isn't known."""
-        if self._current.head.http_version == "1.0":
+        if head.http_version == "1.0":
             self._framing = _Framing.UNTIL_CLOSE
             return b""
         self._framing = _CHUNKED
         return b"transfer-encoding: chunked\r\n"
 
-    def _connection_field(self, fields: ResponseFields, end: bool) -> bytes:
+    def _connection_field(
+        self, head: RequestHead, fields: ResponseFields, end: bool
+    ) -> bytes:
         """Decide whether the connection is closed after this response."""
         if fields.close or self._framing is _Framing.UNTIL_CLOSE:
             self._queue.clear()
@@ -613,7 +617,7 @@ class HTTP1Protocol:
             self._state = _State.LAST
         if self._state is not _READING and not self._queue:
             return b"connection: close\r\n"
-        if self._current.head.http_version == "1.0":
+        if head.http_version == "1.0":
             return b"connection: keep-alive\r\n"
         return b""
 
@@ -680,20 +684,41 @@ class HTTP1Protocol:
             self._close()
 
 
-class HTTP1Factory(Factory):
+@implementer(IProtocolFactory)
+class HTTP1Factory:
     """Makes the protocol of each connection of a listener."""
-
-    noisy = False
 
     def __init__(self, context: HTTP1Context) -> None:
         self._context = context
 
-    def buildProtocol(self, addr: IAddress | None) -> HTTP1Protocol:
+    def buildProtocol(self, addr: IAddress) -> HTTP1Protocol:
         """Make the protocol of one connection (IProtocolFactory)."""
         return HTTP1Protocol(self._context)
 
+    def doStart(self) -> None:
+        """Do nothing when a listener starts (IProtocolFactory)."""
 
-def _describe(transport: ITransport, scheme: str) -> Connection:
+    def doStop(self) -> None:
+        """Do nothing when a listener stops (IProtocolFactory)."""
+
+
+class Transport(Protocol):
+    """What this protocol asks of a Twisted transport."""
+
+    def write(self, data: bytes) -> None: ...
+    def loseConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+
+    # Their addresses are of several classes, told apart by their attributes.
+    def getPeer(self) -> Any: ...
+    def getHost(self) -> Any: ...
+
+
+def _describe(transport: Transport, scheme: str) -> Connection:
     """Read the addresses of a transport; those of Unix sockets have no port."""
     peer, host = transport.getPeer(), transport.getHost()
     client = (peer.host, peer.port) if hasattr(peer, "port") else None

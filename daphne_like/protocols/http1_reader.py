@@ -55,7 +55,9 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-fVv.:]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
     rb"(?::[0-9]{0,5})?"
 )
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.DOTALL | re.I)
+_ABSOLUTE_FORM = re.compile(
+    rb"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.DOTALL | re.IGNORECASE
+)
 _METHOD_START = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]")
 
 # Each byte of a chunked body pays for so many bytes of chunk sizes, extensions

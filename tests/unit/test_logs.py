@@ -258,7 +258,7 @@ def test_failures_are_logged_with_their_traceback(
     try:
         broken()
     except LookupError:
-        failure = Failure()  # type: ignore[no-untyped-call]
+        failure = Failure()
     twisted_log.emit.failure("oops", failure=failure)
 
     assert [("CRITICAL", "oops")] == lines(caplog)
