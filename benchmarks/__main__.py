@@ -20,9 +20,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 
 def main() -> None:
-    """
-    Measure, then print the table and write it, the JSON and the plot.
-    """
+    """Measure, then print the table and write it, the JSON and the plot."""
     options = _options()
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed for the load; Debian and Ubuntu have it as package wrk")
@@ -84,9 +82,7 @@ def _measure_all(
     rounds: int,
     conditions: Conditions,
 ) -> Iterator[Measurement]:
-    """
-    Measure A B C, A B C, …: a slow minute of the machine then meets all alike.
-    """
+    """Measure A B C, A B C, …: a slow minute of the machine then meets all alike."""
     for workload in workloads:
         for _ in range(rounds):
             # By interpreter: the two may have different versions of a framework.

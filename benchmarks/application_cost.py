@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 async def microseconds_per_request(
     workload: Workload, seconds: float, concurrency: int
 ) -> float:
-    """
-    Return the processor time of one request, threads of the application included.
-    """
+    """Return the processor time of one request, threads of the application included."""
     module, _, attribute = workload.application.partition(":")
     application = getattr(importlib.import_module(module), attribute)
     scope = _scope(workload)

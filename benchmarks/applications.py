@@ -23,9 +23,7 @@ _FIXED_BODIES = {"/": SMALL_BODY, "/10k": LARGE_BODY}
 
 
 async def raw(scope: Scope, receive: Receive, send: Send) -> None:
-    """
-    Answer one HTTP request, or follow the lifespan.
-    """
+    """Answer one HTTP request, or follow the lifespan."""
     if scope["type"] == "lifespan":
         await _follow_lifespan(receive, send)
         return
@@ -48,9 +46,7 @@ async def raw(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _request_body(receive: Receive) -> bytes | None:
-    """
-    Return the whole body of the request, None if the client went away before.
-    """
+    """Return the whole body of the request, None if the client went away before."""
     pieces = []
     while True:
         message = await receive()

@@ -14,9 +14,7 @@ from django.urls import path
 
 
 async def hello(_request: HttpRequest) -> JsonResponse:
-    """
-    Answer a small JSON object.
-    """
+    """Answer a small JSON object."""
     return JsonResponse({"message": "Hello, world!"})
 
 

@@ -11,7 +11,5 @@ application = FastAPI(openapi_url=None)
 
 @application.get("/json")
 async def hello() -> dict[str, str]:
-    """
-    Answer a small JSON object.
-    """
+    """Answer a small JSON object."""
     return {"message": "Hello, world!"}

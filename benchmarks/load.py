@@ -21,9 +21,7 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """
-    What the load generator saw.
-    """
+    """What the load generator saw."""
 
     requests: int
     """Requests which were answered."""
@@ -47,9 +45,7 @@ class Load:
 def apply_load(
     workload: Workload, port: int, cpu: int, connections: int, seconds: int
 ) -> Load:
-    """
-    Repeat the workload's request on keep-alive connections for ``seconds``.
-    """
+    """Repeat the workload's request on keep-alive connections for ``seconds``."""
     command = [
         "wrk",
         "--threads=1",
@@ -73,8 +69,6 @@ def apply_load(
 
 
 def _children_cpu_seconds() -> float:
-    """
-    Return the processor time of ended children; no server ends during a load.
-    """
+    """Return the processor time of ended children; no server ends during a load."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

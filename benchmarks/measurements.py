@@ -38,9 +38,7 @@ _FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """
-    What is the same for every measurement of a run.
-    """
+    """What is the same for every measurement of a run."""
 
     python: str
     """Interpreter of our server."""
@@ -53,17 +51,13 @@ class Conditions:
     warm_up_seconds: int
 
     def interpreter(self, server: Server) -> str:
-        """
-        Return the Python which runs ``server``.
-        """
+        """Return the Python which runs ``server``."""
         return self.python if server.ours else self.python_of_peers
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """
-    One server under one workload, once.
-    """
+    """One server under one workload, once."""
 
     server: str
     workload: str
@@ -89,9 +83,7 @@ class Measurement:
 
 
 def measure(server: Server, workload: Workload, conditions: Conditions) -> Measurement:
-    """
-    Measure one server; a server that fails gives a measurement that says so.
-    """
+    """Measure one server; a server that fails gives a measurement that says so."""
     port = free_port()
     command = server.command(
         conditions.interpreter(server),
@@ -159,9 +151,7 @@ def _check_answer(process: ServerProcess, workload: Workload) -> None:
 
 
 def _failures(load: Load, workload: Workload) -> tuple[str, ...]:
-    """
-    Return what was wrong under load.
-    """
+    """Return what was wrong under load."""
     failures = [
         f"{count} errors of kind {kind}" for kind, count in load.errors.items() if count
     ]
@@ -176,9 +166,7 @@ def _failures(load: Load, workload: Workload) -> tuple[str, ...]:
 def _with_log_checked(
     reading: Measurement, workload: Workload, log: Path
 ) -> Measurement:
-    """
-    Return the measurement, with a failure if the access log misses requests.
-    """
+    """Return the measurement, with a failure if the access log misses requests."""
     if not workload.access_log or reading.load is None:
         return reading
     request = f"{workload.method} {workload.path}".encode()
@@ -193,9 +181,7 @@ def _with_log_checked(
 def application_cost(
     workload: Workload, python: str, conditions: Conditions
 ) -> float | None:
-    """
-    Return the microseconds of one request in the application, without a server.
-    """
+    """Return the microseconds of one request in the application, without a server."""
     command = [python, "-m", "benchmarks.application_cost", workload.name]
     with pinned_to(conditions.server_cpu):
         run = subprocess.run(

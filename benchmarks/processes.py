@@ -35,16 +35,12 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServerFailure(Exception):
-    """
-    A server did not start, died, or gave a wrong answer.
-    """
+    """A server did not start, died, or gave a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """
-    Memory of a session, in bytes.
-    """
+    """Memory of a session, in bytes."""
 
     rss: int
     """Resident set of the process that serves: the one that used the most CPU."""
@@ -54,9 +50,7 @@ class Memory:
 
 
 class ServerProcess:
-    """
-    A running server; a context manager which starts and stops it.
-    """
+    """A running server; a context manager which starts and stops it."""
 
     def __init__(
         self, command: list[str], port: int, cpu: int, directory: Path
@@ -78,9 +72,7 @@ class ServerProcess:
         self._cpu = cpu
 
     def __enter__(self) -> Self:
-        """
-        Start the server, without waiting for it.
-        """
+        """Start the server, without waiting for it."""
         with (
             self.output.open("wb") as output,
             self._errors.open("wb") as errors,
@@ -104,9 +96,7 @@ class ServerProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """
-        Stop the server: first kindly, so that it writes its log, then by force.
-        """
+        """Stop the server: first kindly, so that it writes its log, then by force."""
         try:
             self._process.terminate()
             self._process.wait(_STOP_TIMEOUT)
@@ -134,9 +124,7 @@ class ServerProcess:
         raise ServerFailure(f"did not answer 200 in time: {self.last_words()}")
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """
-        Return status and body of the answer to one request on a new connection.
-        """
+        """Return status and body of the answer to one request on a new connection."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=10)
         try:
             connection.request(method, path, body=body or None)
@@ -146,9 +134,7 @@ class ServerProcess:
             connection.close()
 
     def last_words(self) -> str:
-        """
-        Return the last line the server wrote to standard error or output.
-        """
+        """Return the last line the server wrote to standard error or output."""
         for path in (self._errors, self.output):
             lines = path.read_text(errors="replace").strip().splitlines()
             if lines:
@@ -156,15 +142,11 @@ class ServerProcess:
         return f"no word, exit status {self._process.poll()}"
 
     def cpu_seconds(self) -> float:
-        """
-        Return the processor time of all its processes, ended children included.
-        """
+        """Return the processor time of all its processes, ended children included."""
         return sum(self._cpu_seconds_by_process().values())
 
     def memory(self) -> Memory:
-        """
-        Return what the server's processes hold now.
-        """
+        """Return what the server's processes hold now."""
         seconds = self._cpu_seconds_by_process()
         readings = {pid: _memory_of(pid) for pid in seconds}
         serving = max(seconds, key=lambda pid: seconds[pid])
@@ -174,18 +156,14 @@ class ServerProcess:
         )
 
     def open_files(self) -> int:
-        """
-        Return how many file descriptors its processes hold.
-        """
+        """Return how many file descriptors its processes hold."""
         return sum(
             len(list(Path(f"/proc/{pid}/fd").iterdir()))
             for pid in self._cpu_seconds_by_process()
         )
 
     def _cpu_seconds_by_process(self) -> dict[int, float]:
-        """
-        Return processor time by process id, for each live process of the session.
-        """
+        """Return processor time by process id, for each live process of the session."""
         seconds = {}
         for directory in Path("/proc").glob("[0-9]*"):
             try:
@@ -218,9 +196,7 @@ def _memory_of(pid: int) -> Memory:
 
 @contextlib.contextmanager
 def pinned_to(cpu: int) -> Iterator[None]:
-    """
-    Give what is started inside this one CPU, from its first instruction on.
-    """
+    """Give what is started inside this one CPU, from its first instruction on."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
@@ -230,9 +206,7 @@ def pinned_to(cpu: int) -> Iterator[None]:
 
 
 def clean_environment() -> dict[str, str]:
-    """
-    Return an environment in which no variable changes a server's settings.
-    """
+    """Return an environment in which no variable changes a server's settings."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment["PYTHONPATH"] = str(REPOSITORY)
@@ -240,9 +214,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """
-    Return a port nobody listens at now.
-    """
+    """Return a port nobody listens at now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -250,7 +222,5 @@ def free_port() -> int:
 
 
 def end_on_terminate() -> None:
-    """
-    Let SIGTERM end the program as Control-C does, so that servers are stopped.
-    """
+    """Let SIGTERM end the program as Control-C does, so that servers are stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))

@@ -22,28 +22,20 @@ _ANSWER = (
 
 
 class FixedAnswerProtocol(asyncio.Protocol):
-    """
-    Write the answer for each read.
-    """
+    """Write the answer for each read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        Keep the transport to write to.
-        """
+        """Keep the transport to write to."""
         # uvloop's transports are none of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """
-        Take any read for a whole request.
-        """
+        """Take any read for a whole request."""
         self._transport.write(_ANSWER)
 
 
 async def serve(host: str, port: int) -> None:
-    """
-    Serve until the process is stopped.
-    """
+    """Serve until the process is stopped."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(FixedAnswerProtocol, host, port, backlog=2048)
     await server.serve_forever()

@@ -42,9 +42,7 @@ print(json.dumps(versions))
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """
-    Medians of one server under one workload; None where nothing was measured.
-    """
+    """Medians of one server under one workload; None where nothing was measured."""
 
     server: str
     workload: str
@@ -69,9 +67,7 @@ class Summary:
 
 
 def summarize(measurements: Sequence[Measurement]) -> list[Summary]:
-    """
-    Return one summary for each server and workload, in the order of measuring.
-    """
+    """Return one summary for each server and workload, in the order of measuring."""
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for measurement in measurements:
         key = measurement.workload, measurement.server
@@ -135,9 +131,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Summary], float | None], str], ...] = (
 
 
 def table(summaries: Sequence[Summary]) -> str:
-    """
-    Return a Markdown table per workload, aligned to be read as plain text.
-    """
+    """Return a Markdown table per workload, aligned to be read as plain text."""
     workloads = dict.fromkeys(summary.workload for summary in summaries)
     return "\n\n".join(
         _workload_table([one for one in summaries if one.workload == workload])
@@ -207,9 +201,7 @@ def write_json(
     measurements: Sequence[Measurement],
     summaries: Sequence[Summary],
 ) -> None:
-    """
-    Write where, how and what was measured: each round, and the medians.
-    """
+    """Write where, how and what was measured: each round, and the medians."""
     document = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": _machine(),
@@ -251,9 +243,7 @@ def _versions(python: str) -> dict[str, str]:
 
 
 def write_plot(path: Path, summaries: Sequence[Summary]) -> bool:
-    """
-    Draw a panel of bars per workload; False if matplotlib isn't installed.
-    """
+    """Draw a panel of bars per workload; False if matplotlib isn't installed."""
     try:
         matplotlib = importlib.import_module("matplotlib")
         matplotlib.use("svg")
@@ -291,9 +281,7 @@ def _draw_panel(panel: Any, summaries: Sequence[Summary]) -> None:
 
 
 def _color(name: str) -> str:
-    """
-    Return the color of a server's bar: ours, the limit, and the peers.
-    """
+    """Return the color of a server's bar: ours, the limit, and the peers."""
     server = SERVERS[name]
     if server.raw_only:
         return "#d0d0d0"

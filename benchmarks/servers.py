@@ -13,9 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """
-    How one server is started.
-    """
+    """How one server is started."""
 
     name: str
 
@@ -40,9 +38,7 @@ class Server:
     def command(
         self, python: str, application: str, host: str, port: int, access_log: bool
     ) -> list[str]:
-        """
-        Return the command line which serves ``application``.
-        """
+        """Return the command line which serves ``application``."""
         template = f"{self.arguments} {self.logging if access_log else self.quiet}"
         line = template.format(application=application, host=host, port=port)
         return [python, "-m", *line.split()]

@@ -40,9 +40,7 @@ _SETTLE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """
-    What the server held at one moment.
-    """
+    """What the server held at one moment."""
 
     moment: str
     rss_bytes: int
@@ -52,9 +50,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Phase:
-    """
-    One phase: its samples from before to after, and what the client reported.
-    """
+    """One phase: its samples from before to after, and what the client reported."""
 
     name: str
     samples: list[Sample] = field(default_factory=list)
@@ -62,9 +58,7 @@ class Phase:
 
 
 class Soak:
-    """
-    A running server under the phases of the soak.
-    """
+    """A running server under the phases of the soak."""
 
     def __init__(self, server: ServerProcess, options: argparse.Namespace) -> None:
         self._server = server
@@ -119,9 +113,7 @@ class Soak:
 
 
 def main() -> None:
-    """
-    Run the phases against one server, print a table and write JSON.
-    """
+    """Run the phases against one server, print a table and write JSON."""
     options = _options()
     end_on_terminate()
     _raise_file_limit(options.idle)
@@ -200,9 +192,7 @@ def _raise_file_limit(idle: int) -> None:
 
 
 def _report(phase: Phase) -> str:
-    """
-    Return the phase as lines of text.
-    """
+    """Return the phase as lines of text."""
     first, last = phase.samples[0], phase.samples[-1]
     growth = last.rss_bytes - first.rss_bytes
     figures = ", ".join(

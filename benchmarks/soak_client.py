@@ -43,9 +43,7 @@ _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 class Count:
-    """
-    How much of a phase is left, done and failed.
-    """
+    """How much of a phase is left, done and failed."""
 
     def __init__(self, total: int, *, tells: bool = True) -> None:
         self.total = total
@@ -55,18 +53,14 @@ class Count:
         self.failed = 0
 
     def take(self) -> bool:
-        """
-        Reserve one; False when none is left.
-        """
+        """Reserve one; False when none is left."""
         if self.remaining == 0:
             return False
         self.remaining -= 1
         return True
 
     def finish(self, good: bool) -> None:
-        """
-        Count one as done or failed; tell when another tenth is done.
-        """
+        """Count one as done or failed; tell when another tenth is done."""
         self.done += 1
         if not good:
             self.failed += 1
@@ -75,9 +69,7 @@ class Count:
 
 
 class Requests(asyncio.Protocol):
-    """
-    A keep-alive connection: one request after the other, every answer checked.
-    """
+    """A keep-alive connection: one request after the other, every answer checked."""
 
     def __init__(self, count: Count, limit: int | None) -> None:
         """
@@ -94,9 +86,7 @@ class Requests(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        Send the first request.
-        """
+        """Send the first request."""
         # uvloop's transports are none of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
         self._ask()
@@ -110,9 +100,7 @@ class Requests(asyncio.Protocol):
         self._transport.write(_REQUEST)
 
     def data_received(self, data: bytes) -> None:
-        """
-        Check an answer once it is complete, and ask again.
-        """
+        """Check an answer once it is complete, and ask again."""
         answer = self._buffer + data if self._buffer else data
         head, found, body = answer.partition(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head + b"\r\n") if found else None
@@ -125,18 +113,14 @@ class Requests(asyncio.Protocol):
         self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """
-        Count a request whose answer never came as failed.
-        """
+        """Count a request whose answer never came as failed."""
         if self._waiting:
             self._count.finish(False)
         self.closed.set_result(None)
 
 
 async def connect(make: Callable[[], _P], source: str, port: int) -> _P:
-    """
-    Return the protocol of a new connection from ``source``.
-    """
+    """Return the protocol of a new connection from ``source``."""
     loop = asyncio.get_running_loop()
     _, protocol = await loop.create_connection(make, HOST, port, local_addr=(source, 0))
     return protocol
@@ -158,17 +142,13 @@ async def ask(count: Count, limit: int | None, source: str, port: int) -> None:
 
 
 async def workers(number: int, work: Callable[[str], Awaitable[None]]) -> None:
-    """
-    Run ``work`` that many times at once, each with a source address.
-    """
+    """Run ``work`` that many times at once, each with a source address."""
     sources = (_SOURCES[index % len(_SOURCES)] for index in range(number))
     await asyncio.gather(*(work(source) for source in sources))
 
 
 async def keep_alive(count: Count, port: int) -> None:
-    """
-    Send all requests on 64 connections; one the server closes is opened again.
-    """
+    """Send all requests on 64 connections; one the server closes is opened again."""
 
     async def work(source: str) -> None:
         while count.remaining:
@@ -178,9 +158,7 @@ async def keep_alive(count: Count, port: int) -> None:
 
 
 async def connections(count: Count, port: int) -> None:
-    """
-    Open a connection for each request, 64 at a time.
-    """
+    """Open a connection for each request, 64 at a time."""
 
     async def work(source: str) -> None:
         while count.remaining:
@@ -190,21 +168,15 @@ async def connections(count: Count, port: int) -> None:
 
 
 class Upload(asyncio.Protocol):
-    """
-    Sends a part of what its head announces.
-    """
+    """Sends a part of what its head announces."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        Send head and part.
-        """
+        """Send head and part."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(_UPLOAD)
 
     def give_up(self, reset: bool) -> None:
-        """
-        Close the connection, or reset it.
-        """
+        """Close the connection, or reset it."""
         if reset:
             linger = struct.pack("ii", 1, 0)
             connection = self._transport.get_extra_info("socket")
@@ -261,9 +233,7 @@ async def idle(count: Count, port: int) -> dict[str, Any]:
 
 
 async def probe(port: int) -> dict[str, Any]:
-    """
-    Return the failures and the longest wait of requests asked one by one.
-    """
+    """Return the failures and the longest wait of requests asked one by one."""
     longest = 0.0
     count = Count(_PROBES, tells=False)
     while count.remaining:
@@ -275,9 +245,7 @@ async def probe(port: int) -> dict[str, Any]:
 
 
 def tell(**event: Any) -> None:
-    """
-    Write one event for the process that started this one.
-    """
+    """Write one event for the process that started this one."""
     print(json.dumps(event), flush=True)
 
 
@@ -290,9 +258,7 @@ PHASES: dict[str, Callable[[Count, int], Awaitable[dict[str, Any] | None]]] = {
 
 
 async def run(phase: str, total: int, port: int) -> None:
-    """
-    Run one phase and tell its result.
-    """
+    """Run one phase and tell its result."""
     count = Count(total)
     started = time.monotonic()
     result = await PHASES[phase](count, port)

@@ -11,9 +11,7 @@ from benchmarks.applications import LARGE_BODY, SMALL_BODY
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """
-    One kind of request, repeated.
-    """
+    """One kind of request, repeated."""
 
     name: str
     title: str
@@ -37,9 +35,7 @@ class Workload:
 
     @property
     def method(self) -> str:
-        """
-        The request's method.
-        """
+        """The request's method."""
         return "POST" if self.body else "GET"
 
 
