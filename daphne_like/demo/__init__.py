@@ -6,8 +6,8 @@ scope and the request headers as the server delivered them, and the four
 endpoints the page plays with (a paced or full-speed response, an upload which
 is counted and hashed but never kept, server-sent events, and the state of one
 of these streams). The page is one HTML document without any external resource;
-its parts are in ``demo_page/``. All its URLs are relative, so that it works
-under any ``root_path`` and behind a proxy which strips a prefix.
+it is made by :mod:`~daphne_like.demo.page`. All its URLs are relative, so that
+it works under any ``root_path`` and behind a proxy which strips a prefix.
 
 Everything a visitor can ask for is bounded by ``DemoLimits``.
 
@@ -20,31 +20,24 @@ Tests: ``tests/unit/test_demo.py``.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-import html
 import json
 import os
-import platform
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
-from importlib.resources import files
-from string import Template
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
-from daphne_like import __version__
+from daphne_like.demo.page import Headers, Page, root_path
 
 if TYPE_CHECKING:
     from daphne_like.asgi.types import Receive, Scope, Send
 
 __all__ = ["Demo", "DemoLimits", "application"]
-
-_Headers = list[tuple[bytes, bytes]]
 
 _HTML = b"text/html; charset=utf-8"
 _TEXT = b"text/plain; charset=utf-8"
@@ -53,7 +46,7 @@ _EVENT_STREAM = b"text/event-stream"
 
 # Sent with every answer. A Cross-Origin-Opener-Policy is left out: browsers
 # ignore it on plain HTTP, and complain about it in their console.
-_COMMON_HEADERS: _Headers = [
+_COMMON_HEADERS: Headers = [
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -66,9 +59,7 @@ _RECONNECT_MS = 1500
 
 @dataclass(frozen=True, slots=True)
 class DemoLimits:
-    """
-    What the demo spends at most on one exchange.
-    """
+    """What the demo spends at most on one exchange."""
 
     upload_bytes: int = 1024**3
     """
@@ -83,27 +74,19 @@ class DemoLimits:
     """
 
     event_interval: float = 1.0
-    """
-    Seconds between two server-sent events.
-    """
+    """Seconds between two server-sent events."""
 
     remembered_streams: int = 64
-    """
-    How many ended streams ``/status`` can still tell about.
-    """
+    """How many ended streams ``/status`` can still tell about."""
 
 
 class _BadQuery(ValueError):
-    """
-    The query string asks for something out of range; becomes a 400.
-    """
+    """The query string asks for something out of range; becomes a 400."""
 
 
 @dataclass(frozen=True, slots=True)
 class _StreamPlan:
-    """
-    What ``/stream`` is asked to send.
-    """
+    """What ``/stream`` is asked to send."""
 
     chunks: int = 40
     size: int = 0
@@ -126,9 +109,7 @@ class _StreamPlan:
 
 
 class _StreamEnd(Enum):
-    """
-    Why a stream is over.
-    """
+    """Why a stream is over."""
 
     COMPLETE = "complete"
     CLIENT_LEFT = "client left"
@@ -138,27 +119,19 @@ class _StreamEnd(Enum):
 
 @dataclass(slots=True)
 class _StreamRecord:
-    """
-    How far one streaming response has come, for the page to show.
-    """
+    """How far one streaming response has come, for the page to show."""
 
     number: int
     sent_chunks: int = 0
     sent_bytes: int = 0
     waited: float = 0.0
-    """
-    Seconds spent waiting in ``send()``, all finished calls together.
-    """
+    """Seconds spent waiting in ``send()``, all finished calls together."""
     waiting_since: float | None = None
-    """
-    Instant at which the ``send()`` now under way began, or None.
-    """
+    """Instant at which the ``send()`` now under way began, or None."""
     end: _StreamEnd | None = None
 
     def as_json(self, now: float) -> dict[str, Any]:
-        """
-        Describe the stream at the instant ``now``, the wait under way included.
-        """
+        """Describe the stream at the instant ``now``, the wait under way included."""
         waiting = 0.0 if self.waiting_since is None else now - self.waiting_since
         return {
             "number": self.number,
@@ -170,9 +143,7 @@ class _StreamRecord:
 
 
 class _StreamRegistry:
-    """
-    The open streams, and a bounded memory of the ended ones.
-    """
+    """The open streams, and a bounded memory of the ended ones."""
 
     def __init__(self, remembered: int) -> None:
         self._remembered = remembered
@@ -181,24 +152,18 @@ class _StreamRegistry:
         self._last_number = 0
 
     def __len__(self) -> int:
-        """
-        Return how many streams are open.
-        """
+        """Return how many streams are open."""
         return len(self._open)
 
     def open(self) -> _StreamRecord:
-        """
-        Register a new stream; the caller must hand it to ``close`` in the end.
-        """
+        """Register a new stream; the caller must hand it to ``close`` in the end."""
         self._last_number += 1
         record = _StreamRecord(self._last_number)
         self._open[record.number] = record
         return record
 
     def close(self, record: _StreamRecord, end: _StreamEnd) -> None:
-        """
-        Note why the stream ended, and forget the oldest of those ended before.
-        """
+        """Note why the stream ended, and forget the oldest of those ended before."""
         record.end = end
         record.waiting_since = None
         del self._open[record.number]
@@ -207,16 +172,12 @@ class _StreamRegistry:
             self._ended.popitem(last=False)
 
     def find(self, number: int) -> _StreamRecord | None:
-        """
-        Return the stream of that number if it is open or still remembered.
-        """
+        """Return the stream of that number if it is open or still remembered."""
         return self._open.get(number) or self._ended.get(number)
 
 
 class _Exchange:
-    """
-    One request, and the sending of its response.
-    """
+    """One request, and the sending of its response."""
 
     __slots__ = ("_send", "method", "path", "receive", "scope")
 
@@ -229,15 +190,11 @@ class _Exchange:
 
     @property
     def head_only(self) -> bool:
-        """
-        Whether the response must not have a body.
-        """
+        """Whether the response must not have a body."""
         return self.method == "HEAD"
 
     def header(self, name: bytes) -> str:
-        """
-        Return the first request header of that name, or an empty string.
-        """
+        """Return the first request header of that name, or an empty string."""
         for key, value in self.scope["headers"]:
             if key == name:
                 return bytes(value).decode("latin-1")
@@ -246,9 +203,7 @@ class _Exchange:
     async def start(
         self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]
     ) -> None:
-        """
-        Send the head of the response; the caller sends the body next.
-        """
+        """Send the head of the response; the caller sends the body next."""
         head = [(b"content-type", content_type), *_COMMON_HEADERS, *headers]
         await self._send(
             {"type": "http.response.start", "status": status, "headers": head}
@@ -266,9 +221,7 @@ class _Exchange:
         )
 
     async def finish(self, body: bytes = b"") -> None:
-        """
-        Send the last piece of the body.
-        """
+        """Send the last piece of the body."""
         await self._send(
             {"type": "http.response.body", "body": body, "more_body": False}
         )
@@ -280,96 +233,14 @@ class _Exchange:
         body: bytes,
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """
-        Send a whole response of known length; to HEAD, its head only.
-        """
+        """Send a whole response of known length; to HEAD, its head only."""
         length = (b"content-length", str(len(body)).encode())
         await self.start(status, content_type, [length, *headers])
         await self.finish(b"" if self.head_only else body)
 
     async def respond_json(self, content: dict[str, Any]) -> None:
-        """
-        Send ``content`` as JSON with status 200.
-        """
+        """Send ``content`` as JSON with status 200."""
         await self.respond(200, _JSON, json.dumps(content).encode() + b"\n")
-
-
-class _Page:
-    """
-    The HTML documents, made of the files in ``demo_page/``.
-
-    Style and script stand inside the document, and the Content-Security-Policy
-    allows exactly these two by their hashes: whatever a request header might
-    smuggle into the page is not run.
-    """
-
-    def __init__(self) -> None:
-        # Universal newlines: the hashes must be those of the text as the
-        # browser's parser sees it, also from a checkout with CR LF.
-        folder = files("daphne_like") / "demo_page"
-        self._index = Template((folder / "index.html").read_text("utf-8"))
-        self._error = Template((folder / "error.html").read_text("utf-8"))
-        self._style = (folder / "style.css").read_text("utf-8")
-        self._script = (folder / "script.js").read_text("utf-8")
-        self.headers: _Headers = [
-            (b"content-security-policy", self._security_policy().encode())
-        ]
-
-    def index(self, scope: Scope) -> bytes:
-        """
-        Return the page, with the facts of this request in it.
-        """
-        return self._index.substitute(
-            style=self._style,
-            script=self._script,
-            version=__version__,
-            protocol=html.escape(_protocol(scope)),
-            client=html.escape(_address(scope.get("client"))),
-            server=html.escape(_address(scope.get("server"))),
-            request=self.request(scope).decode(),
-        ).encode()
-
-    def request(self, scope: Scope) -> bytes:
-        """
-        Return the part of the page which tells about the request itself.
-        """
-        headers = scope["headers"]
-        return (
-            '<div class="facts-half"><h3>Connection</h3>'
-            f"{_facts_html(_facts(scope))}</div>"
-            '<div class="facts-half"><h3>Headers, in the order received '
-            f'<span class="count">{len(headers)}</span></h3>'
-            f"{_facts_html(_header_facts(headers))}</div>"
-        ).encode()
-
-    def error(self, status: int, title: str, detail: str, scope: Scope) -> bytes:
-        """
-        Return a page which tells that, and why, a request was not served.
-        """
-        return self._error.substitute(
-            style=self._style,
-            status=status,
-            title=html.escape(title),
-            detail=html.escape(detail),
-            home=html.escape(quote(_root_path(scope)) + "/"),
-        ).encode()
-
-    def _security_policy(self) -> str:
-        """
-        Return the policy that lets nothing in but what the page is made of.
-        """
-        return "; ".join(
-            [
-                "default-src 'none'",
-                f"script-src {_source_hash(self._script)}",
-                f"style-src {_source_hash(self._style)}",
-                "img-src data:",
-                "connect-src 'self'",
-                "base-uri 'none'",
-                "form-action 'none'",
-                "frame-ancestors 'none'",
-            ]
-        )
 
 
 class Demo:
@@ -393,7 +264,7 @@ class Demo:
         """
         self._limits = limits or DemoLimits()
         self._clock = clock
-        self._page = _Page()
+        self._page = Page()
         self._streams = _StreamRegistry(self._limits.remembered_streams)
         self._started = clock()
         self._requests = 0
@@ -425,9 +296,7 @@ class Demo:
             raise ValueError(f"the demo does not serve {scope['type']!r} scopes")
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """
-        Answer the lifespan messages; uptime counts from the startup.
-        """
+        """Answer the lifespan messages; uptime counts from the startup."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -438,9 +307,7 @@ class Demo:
                 return
 
     async def _serve(self, exchange: _Exchange) -> None:
-        """
-        Find the handler of a request, and run it.
-        """
+        """Find the handler of a request, and run it."""
         self._requests += 1
         try:
             if not exchange.path:
@@ -459,9 +326,7 @@ class Demo:
         exchange: _Exchange,
         handlers: dict[str, Callable[[_Exchange], Awaitable[None]]],
     ) -> None:
-        """
-        Run the handler of the request's method, or refuse the method.
-        """
+        """Run the handler of the request's method, or refuse the method."""
         method = "GET" if exchange.head_only else exchange.method
         if handler := handlers.get(method):
             await handler(exchange)
@@ -471,41 +336,31 @@ class Demo:
     # Pages
 
     async def _index(self, exchange: _Exchange) -> None:
-        """
-        Answer with the page.
-        """
+        """Answer with the page."""
         page = self._page
         await exchange.respond(200, _HTML, page.index(exchange.scope), page.headers)
 
     async def _request(self, exchange: _Exchange) -> None:
-        """
-        Answer with the part of the page that describes the request.
-        """
+        """Answer with the part of the page that describes the request."""
         page = self._page
         await exchange.respond(200, _HTML, page.request(exchange.scope), page.headers)
 
     async def _redirect_to_slash(self, exchange: _Exchange) -> None:
-        """
-        Send ``/demo`` on to ``/demo/``: from there relative URLs lead right.
-        """
-        last_segment = quote(_root_path(exchange.scope).rpartition("/")[2])
+        """Send ``/demo`` on to ``/demo/``: from there relative URLs lead right."""
+        last_segment = quote(root_path(exchange.scope).rpartition("/")[2])
         query = exchange.scope.get("query_string", b"")
         location = f"./{last_segment}/".encode() + (b"?" + query if query else b"")
         await exchange.respond(307, _TEXT, b"", [(b"location", location)])
 
     async def _not_found(self, exchange: _Exchange) -> None:
-        """
-        Answer 404.
-        """
+        """Answer 404."""
         detail = f"Nothing is served at {exchange.path}."
         await self._refuse(exchange, 404, "Not found", detail)
 
     async def _method_not_allowed(
         self, exchange: _Exchange, methods: Iterable[str]
     ) -> None:
-        """
-        Answer 405 with the methods that would do (RFC 9110 section 15.5.6).
-        """
+        """Answer 405 with the methods that would do (RFC 9110 section 15.5.6)."""
         allowed = set(methods) | ({"HEAD"} if "GET" in methods else set())
         allow = ", ".join(sorted(allowed))
         detail = f"{exchange.path} takes {allow}; this was {exchange.method}."
@@ -521,9 +376,7 @@ class Demo:
         detail: str,
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """
-        Answer with an error: a page for who accepts HTML, a line for others.
-        """
+        """Answer with an error: a page for who accepts HTML, a line for others."""
         if "text/html" in exchange.header(b"accept"):
             body = self._page.error(status, title, detail, exchange.scope)
             headers = [*self._page.headers, *headers]
@@ -535,9 +388,7 @@ class Demo:
     # Streams
 
     async def _stream(self, exchange: _Exchange) -> None:
-        """
-        Answer with the chunks the query asks for, paced or at full speed.
-        """
+        """Answer with the chunks the query asks for, paced or at full speed."""
         try:
             plan = _StreamPlan.from_query(exchange.scope.get("query_string", b""))
         except _BadQuery as error:
@@ -548,18 +399,14 @@ class Demo:
         await self._send_stream(exchange, record, _TEXT, chunks, plan.pause_ms / 1000)
 
     def _chunks(self, plan: _StreamPlan) -> Iterator[bytes]:
-        """
-        Yield the lines of ``/stream``, each filled up to the size asked for.
-        """
+        """Yield the lines of ``/stream``, each filled up to the size asked for."""
         started = self._clock()
         for index in range(1, plan.chunks + 1):
             line = f"chunk {index} of {plan.chunks}, {self._clock() - started:.3f} s "
             yield line.ljust(plan.size - 1, ".").encode() + b"\n"
 
     async def _events(self, exchange: _Exchange) -> None:
-        """
-        Answer with an event each interval, until the browser closes the stream.
-        """
+        """Answer with an event each interval, until the browser closes the stream."""
         last_id = exchange.header(b"last-event-id")
         # Checked in length too: the number comes back in every event.
         seen = int(last_id) if last_id.isdecimal() and len(last_id) <= 15 else 0
@@ -569,9 +416,7 @@ class Demo:
         await self._send_stream(exchange, record, _EVENT_STREAM, ticks, interval)
 
     def _ticks(self, record: _StreamRecord, seen: int) -> Iterator[bytes]:
-        """
-        Yield server-sent events without end, numbered on from ``seen``.
-        """
+        """Yield server-sent events without end, numbered on from ``seen``."""
         opening = _event("stream", {"number": record.number, "resumed_after": seen})
         yield f"retry: {_RECONNECT_MS}\n".encode() + opening
         while True:
@@ -618,9 +463,7 @@ class Demo:
         disconnect: asyncio.Future[None],
         pause: float,
     ) -> _StreamEnd:
-        """
-        Send chunks till they end, the client leaves, or the time is up.
-        """
+        """Send chunks till they end, the client leaves, or the time is up."""
         end = _StreamEnd.COMPLETE
         deadline = self._clock() + self._limits.stream_timeout
         for chunk in chunks:
@@ -639,9 +482,7 @@ class Demo:
     async def _write_measured(
         self, exchange: _Exchange, record: _StreamRecord, chunk: bytes
     ) -> None:
-        """
-        Write one chunk, and note how long ``send()`` waited for the client.
-        """
+        """Write one chunk, and note how long ``send()`` waited for the client."""
         record.waiting_since = self._clock()
         await exchange.write(chunk)
         record.waited += self._clock() - record.waiting_since
@@ -652,9 +493,7 @@ class Demo:
     # Numbers
 
     async def _status(self, exchange: _Exchange) -> None:
-        """
-        Answer with the statistics, and with one stream's state if asked for.
-        """
+        """Answer with the statistics, and with one stream's state if asked for."""
         try:
             query = _query(exchange.scope.get("query_string", b""))
             number = _whole_number(query, "stream", 0, range(2**53))
@@ -666,9 +505,7 @@ class Demo:
         await exchange.respond_json({**self._statistics(), "stream": stream})
 
     def _statistics(self) -> dict[str, Any]:
-        """
-        Return what this process has served up to now.
-        """
+        """Return what this process has served up to now."""
         return {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "uptime": round(self._clock() - self._started, 3),
@@ -681,9 +518,7 @@ class Demo:
     # Uploads
 
     async def _upload(self, exchange: _Exchange) -> None:
-        """
-        Count and hash the request body as it arrives, and answer with both.
-        """
+        """Count and hash the request body as it arrives, and answer with both."""
         announced = exchange.header(b"content-length")
         if announced.isdecimal() and int(announced) > self._limits.upload_bytes:
             await self._refuse_upload(exchange)
@@ -715,26 +550,15 @@ class Demo:
         )
 
     async def _refuse_upload(self, exchange: _Exchange) -> None:
-        """
-        Answer 413.
-        """
+        """Answer 413."""
         detail = f"An upload may have {self._limits.upload_bytes:,} bytes at most."
         await self._refuse(exchange, 413, "Content too large", detail)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
-    """
-    Return when the client is gone, dropping what is left of the request body.
-    """
+    """Return when the client is gone, dropping what is left of the request body."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _root_path(scope: Scope) -> str:
-    """
-    Return where the application is mounted, without a slash at the end.
-    """
-    return str(scope.get("root_path", "")).rstrip("/")
 
 
 def _path_below_root(scope: Scope) -> str:
@@ -744,9 +568,9 @@ def _path_below_root(scope: Scope) -> str:
     By ASGI the path includes the ``root_path``; behind a proxy which strips the
     prefix some servers leave it out, so it is removed only where it stands.
     """
-    root_path, path = _root_path(scope), str(scope["path"])
-    if root_path and (path + "/").startswith(root_path + "/"):
-        return path[len(root_path) :]
+    mount, path = root_path(scope), str(scope["path"])
+    if mount and (path + "/").startswith(mount + "/"):
+        return path[len(mount) :]
     return path or "/"
 
 
@@ -781,82 +605,8 @@ def _whole_number(
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:
-    """
-    Return one server-sent event (HTML standard, section 9.2).
-    """
+    """Return one server-sent event (HTML standard, section 9.2)."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-def _source_hash(text: str) -> str:
-    """
-    Return the CSP source expression which allows exactly this inline text.
-    """
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _protocol(scope: Scope) -> str:
-    """
-    Return the protocol version as people write it.
-    """
-    return f"HTTP/{scope['http_version']}"
-
-
-def _address(address: Iterable[Any] | None) -> str:
-    """
-    Return a ``[host, port]`` pair, or a Unix socket's, as one string.
-    """
-    if not address:
-        return "not known"
-    host, port = address
-    if port is None:
-        return str(host)
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-
-
-def _facts(scope: Scope) -> list[tuple[str, str]]:
-    """
-    Return names and values of what the scope says besides the headers.
-    """
-    query = scope.get("query_string", b"").decode("latin-1")
-    asgi = scope["asgi"]
-    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-    return [
-        ("Protocol", _protocol(scope)),
-        ("Method", scope["method"]),
-        ("Path", scope["path"] + (f"?{query}" if query else "")),
-        ("Root path", scope.get("root_path", "") or "none"),
-        ("Scheme", scope.get("scheme", "http")),
-        ("Client", _address(scope.get("client"))),
-        ("Server", _address(scope.get("server"))),
-        ("ASGI", f"{asgi['version']}, HTTP {asgi.get('spec_version', '2.0')}"),
-        ("Extensions", "\n".join(scope.get("extensions") or ()) or "none offered"),
-        ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
-        ("Event loop", loop),
-    ]
-
-
-def _header_facts(
-    headers: Iterable[tuple[bytes, bytes]],
-) -> list[tuple[str, str]]:
-    """
-    Return the request headers as text, repeated ones and order kept.
-    """
-    return [
-        (bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
-        for name, value in headers
-    ]
-
-
-def _facts_html(facts: Iterable[tuple[str, str]]) -> str:
-    """
-    Return names and values as a description list.
-    """
-    rows = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-        for name, value in facts
-    )
-    return f'<dl class="facts">{rows}</dl>'
 
 
 application = Demo()

@@ -113,7 +113,7 @@ def test_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     installed = {path.relative_to(wheel) for path in wheel.rglob("*") if path.is_file()}
 
     assert {Path("daphne_like/py.typed"), Path("daphne_like/__init__.py")} <= wanted
-    assert any("demo_page" in path.parts for path in wanted)
+    assert any("assets" in path.parts for path in wanted)
     assert wanted <= installed
 
 

@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactor
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
 def test_any_twisted_program_can_listen_on_an_inherited_socket(family: int) -> None:
     """`fd:fileno=N` adopts the descriptor with the family which it really has."""
-    reactor: Any = MemoryReactor()  # type: ignore[no-untyped-call]
+    reactor: Any = MemoryReactor()
     reactor.adoptStreamPort = lambda *adopted: adopted
     descriptor = socket.socket(family, socket.SOCK_STREAM).detach()
     factory = object()
