@@ -19,20 +19,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import stat
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
+from reprlib import repr as short_repr
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from daphne_like.asgi.applications import log_error
+from daphne_like.asgi.response_files import FilePart, opened
 from daphne_like.asgi.response_headers import FieldReader, read_trailers
 from daphne_like.asgi.scope import http_scope
 from daphne_like.errors import ClientDisconnected, InvalidMessage, RequestRejected
 from daphne_like.protocols.interfaces import Connection, ResponseFields
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Awaitable, Callable, Sequence
 
     from daphne_like.asgi.applications import ApplicationManager
@@ -62,7 +63,8 @@ class HTTPStreamContext:
         manager: Runs the applications.
         field_reader: Checks the header fields of responses.
         wheel: Keeps the deadlines of applications whose client has gone.
-        application_close_timeout: Seconds which those may go on; 0 for ever.
+        application_close_timeout: Seconds which those may go on; 0 to cancel
+            them at once.
         limit_concurrency: Running applications above which 503 is answered;
             0 for any number.
         root_path: Where the application is mounted.
@@ -139,7 +141,7 @@ class HTTPStream:
         self._chunks: list[bytes] = []
         self._body_ended = not head.has_body
         self._end_told = False
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: list[Future[None]] | None = None
 
         self.status = 0
         self.fields = _NO_FIELDS
@@ -175,6 +177,9 @@ class HTTPStream:
         if context.state is not None:
             scope["state"] = context.state.copy()
         manager.start(self, scope)
+        if self._state.is_over and self._state is not _COMPLETE:
+            # The first step of the application has lost its client already.
+            self._limit_application()
 
     def _is_busy(self, manager: ApplicationManager) -> bool:
         return len(manager.running) >= self._context.limit_concurrency
@@ -189,7 +194,7 @@ class HTTPStream:
 
     def reject(self, rejection: RequestRejected) -> None:
         """Answer in the application's stead and end the connection."""
-        if self._is_over():
+        if self._state.is_over:
             return
         if self._is_held():
             self._answer(rejection.status, rejection.detail, close=True)
@@ -200,7 +205,7 @@ class HTTPStream:
 
     def body_received(self, data: bytes) -> None:
         """Queue a piece of the body, or drop it when nobody will take it."""
-        if self._is_over():
+        if self._state.is_over:
             self._sender.body_consumed(len(data))
             return
         self._chunks.append(data)
@@ -215,10 +220,11 @@ class HTTPStream:
 
     def disconnected(self) -> None:
         """Let the application know that nobody listens any more."""
-        if self._is_over():
+        if self._state.is_over:
             return
+        if self._is_held():
+            self.status = _CLIENT_CLOSED_REQUEST
         self._state = _GONE
-        self.status = self.status or _CLIENT_CLOSED_REQUEST
         self._log()
         self._wake()
         self._limit_application()
@@ -232,26 +238,26 @@ class HTTPStream:
         Each event goes to one caller, and a cancelled call takes none with it.
         """
         while True:
-            over = self._is_over()
-            # A body that arrived whole is worth having even if its sender left.
+            state = self._state
             if not self._end_told and (
-                self._body_ended and self._state is not _COMPLETE
-                if over
+                # A body that arrived whole is worth having even if its sender left.
+                self._body_ended and state is _GONE
+                if state.is_over
                 else self._chunks or self._body_ended
             ):
                 return self._request_event()
-            if over:
+            if state.is_over:
                 return {"type": "http.disconnect"}
-            if self.head.expects_continue and not self._body_ended:
+            if self.head.expects_continue and self._is_held():
                 # RFC 9110 section 10.1.1: only now is the body wanted.
                 self.head.expects_continue = False
-                if self._is_held():
-                    self._sender.send_continue()
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
+                self._sender.send_continue()
+            waiter = self._new_waiter()
+            try:
+                await waiter
+            except BaseException:
+                self._drop_waiter(waiter)
+                raise
 
     def _request_event(self) -> Message:
         chunks = self._chunks
@@ -263,7 +269,7 @@ class HTTPStream:
             body = b"".join(chunks)
             chunks.clear()
         self._end_told = self._body_ended
-        if body and not self._is_over():
+        if body and not self._state.is_over:
             self._sender.body_consumed(len(body))
         return {
             "type": "http.request",
@@ -283,7 +289,7 @@ class HTTPStream:
             handler = self._state.accepts.get(message["type"])
         except (KeyError, TypeError):
             raise InvalidMessage(
-                f'a message must be a dict with a "type", not {message!r}'
+                f'a message must be a dict with a "type", not {short_repr(message)}'
             ) from None
         pending = handler(self, message) if handler else self._refuse(message)
         if pending is not None:
@@ -308,19 +314,17 @@ class HTTPStream:
     def _start(self, message: Message) -> None:
         """Hold the head until the body begins (http.response.start)."""
         status = message.get("status")
-        if not isinstance(status, int) or not 200 <= status <= 999:
-            raise InvalidMessage(
-                "http.response.start: status must be an integer from 200 to 999, "
-                f"not {status!r}"
-            )
+        if type(status) is not int:
+            status = _as_status(status)
+        if not 200 <= status <= 999:
+            raise _wrong_status(status)
         fields = self._context.field_reader.read(message.get("headers", ()))
         self.fields = fields
         self.content_length = fields.content_length
         self.status = status
-        if status in _BODILESS or self.head.method == "HEAD":
-            self.bodiless = True
-        if message.get("trailers") and self._can_trail():
-            self._trailers = []
+        self.bodiless = status in _BODILESS or self.head.method == "HEAD"
+        can_trail = message.get("trailers") and self._can_trail()
+        self._trailers = [] if can_trail else None
         self._state = _HELD
 
     def _can_trail(self) -> bool:
@@ -339,7 +343,7 @@ class HTTPStream:
             body = _as_bytes(body)
         more = message.get("more_body", False)
         if self.bodiless:
-            self._send_bodiless(body, more)
+            self._send_bodiless(len(body), more)
             return None
         size = len(body)
         length = self.content_length
@@ -357,21 +361,35 @@ class HTTPStream:
         self._sender.send_response(self, body, True)
         return None
 
-    def _send_bodiless(self, body: bytes, more: bool) -> None:
-        """
-        Send the head alone: RFC 9110 section 6.4.1, no content in this answer.
-
-        Whatever else the application sends is ignored.
-        """
+    def _send_bodiless(self, size: int, more: bool) -> None:
+        """Send the head alone: RFC 9110 section 6.4.1, no content in this answer."""
         if self.status == 204:
             # RFC 9110 section 8.6: no Content-Length in a 204.
             self.fields = _without_length(self.fields)
             self.content_length = None
-        elif self.content_length is None and body and not more:
+        elif self.content_length is None and size and not more and self.status != 304:
             # What the same GET would have, which is what HEAD asks for.
-            self.content_length = len(body)
+            self.content_length = size
         self._finish()
+        if more:
+            self._state = _UNHEARD
+            self._limit_application()
         self._sender.send_response(self, b"", True)
+
+    def _unheard_body(self, message: Message) -> Awaitable[None]:
+        """
+        Take a piece of a body which this answer can't have.
+
+        It may be one of an endless stream, so others get their turn, and the
+        time of the application is limited until it says that this was all.
+        """
+        if not message.get("more_body", False):
+            self._state = _COMPLETE
+            self._context.wheel.remove(self)
+        return asyncio.sleep(0)
+
+    def _unheard_hint(self, message: Message) -> None:
+        """Ignore a hint that comes after the head."""
 
     def _further_body(self, message: Message) -> Awaitable[None] | None:
         """Send another piece of the body."""
@@ -403,70 +421,46 @@ class HTTPStream:
             self._finish()
             self._sender.send_trailers(self._trailers)
 
-    def _early_hint(self, message: Message) -> None:
+    def _early_hint(self, message: Message) -> Awaitable[None] | None:
         """Send a 103 with one ``link`` field each (RFC 8297)."""
-        links = [(b"link", link) for link in message.get("links", ())]
-        hints = read_trailers(links)
+        links = message.get("links", ())
+        if isinstance(links, (str, bytes)) or not hasattr(links, "__iter__"):
+            raise InvalidMessage(
+                "http.response.early_hint: links must be an iterable of bytes, "
+                f"not {short_repr(links)}"
+            )
+        hints = read_trailers([(b"link", link) for link in links])
         if hints and self.head.http_version != "1.0":
             self._sender.send_informational(103, hints)
+        return self._sender.drained() if self._sender.congested else None
 
     # -- Files ---------------------------------------------------------------
 
     async def _path_send(self, message: Message) -> None:
         """Send a whole file as the body (http.response.pathsend)."""
-        path = message.get("path")
-        if not isinstance(path, str) or not Path(path).is_absolute():
-            raise InvalidMessage(
-                f"http.response.pathsend: path must be absolute, not {path!r}"
-            )
-        self._trailers = None
         try:
-            file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError:
-            self._state = _AWAITED  # so that the application may answer instead
+            with opened(message.get("path")) as part:
+                await self._send_file(part, more=False)
+        except BaseException:
+            if self._state is _HELD:
+                self._state = _AWAITED  # so that the application may answer instead
             raise
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                self._state = _AWAITED
-                raise InvalidMessage(
-                    f"http.response.pathsend: {path!r} is no regular file"
-                )
-            await self._send_file(file, 0, status.st_size, more=False)
-        finally:
-            os.close(file)
 
     async def _zero_copy_send(self, message: Message) -> None:
         """Send a part of an open file (http.response.zerocopysend)."""
-        try:
-            file = message["file"]
-            file = file if isinstance(file, int) else file.fileno()
-            size = os.fstat(file).st_size
-            offset = message.get("offset")
-            at_position = offset is None
-            if offset is None:
-                offset = os.lseek(file, 0, os.SEEK_CUR)
-            count = message.get("count")
-            count = max(size - offset, 0) if count is None else count
-        except (KeyError, AttributeError, TypeError, OSError) as error:
-            raise InvalidMessage(f"http.response.zerocopysend: {error!r}") from error
-        await self._send_file(
-            file, offset, count, more=bool(message.get("more_body", False))
-        )
-        if at_position:
-            os.lseek(file, offset + count, os.SEEK_SET)
+        part = FilePart.of(message)
+        await self._send_file(part, more=bool(message.get("more_body", False)))
+        part.advance()
 
-    async def _send_file(self, file: int, offset: int, count: int, more: bool) -> None:
-        """Send a piece of a file as a piece of the body; messages wait meanwhile."""
+    async def _send_file(self, part: FilePart, more: bool) -> None:
+        """Send bytes of a file as a piece of the body; messages wait meanwhile."""
         if self.bodiless:
-            if self.content_length is None and not more and self.status == 200:
-                self.content_length = count
-            self._send_bodiless(b"", more)
+            self._send_bodiless(part.count, more)
             return
-        sent = self.body_bytes_sent + count
+        sent = self.body_bytes_sent + part.count
         held, length = self._state is _HELD, self.content_length
         if length is None and held and not more and self._trailers is None:
-            self.content_length = count
+            self.content_length = part.count
         elif length is not None and (sent > length or (sent < length and not more)):
             raise _wrong_length(sent, length)
         self._state = _BUSY
@@ -474,21 +468,31 @@ class HTTPStream:
         if held:
             self._sender.send_response(self, b"", False)
         try:
-            if count:
-                await self._sender.send_file(file, offset, count)
-        finally:
-            busy, self._state = (
-                self._state is _BUSY,
-                (_SENDING if self._state is _BUSY else self._state),
-            )
-            self._wake()
-        if busy and not more:
-            self._further_body({})
+            if part.count:
+                await self._sender.send_file(part.descriptor, part.offset, part.count)
+        except BaseException:
+            # Cancelled, or the file can't be read, or it has become shorter: the
+            # client was promised more than it has got.
+            if self._state is _BUSY:
+                self._break_off()
+            raise
+        if self._state is not _BUSY:
+            return  # nobody listens any more
+        self._state = _SENDING
+        self._wake()
+        pending = None if more else self._further_body({})
+        if pending is not None:
+            await pending
 
     async def _send_after_file(self, message: Message) -> None:
         """Send ``message`` when the file that is under way has gone out."""
         while self._state is _BUSY:
-            await self._wait()
+            waiter = self._new_waiter()
+            try:
+                await waiter
+            except BaseException:
+                self._drop_waiter(waiter)
+                raise
         await self.send(message)
 
     # -- The end -------------------------------------------------------------
@@ -498,29 +502,23 @@ class HTTPStream:
         if error is None and self._state is _COMPLETE:
             return
         self._context.wheel.remove(self)
-        over = self._is_over()
-        if error is None:
-            if not over:
-                _logger.error(
-                    "The application returned without completing its response: %s",
-                    self.describe(),
-                )
-        elif isinstance(error, asyncio.CancelledError):
-            pass  # whoever cancelled it has told why
-        elif not (over and _is_farewell(error)):
+        is_over = self._state.is_over
+        if error is not None:
+            log_error(self, error, client_gone=is_over)
+        elif not is_over:
             _logger.error(
-                "Exception in the application: %s",
+                "The application returned without completing its response: %s",
                 self.describe(),
-                exc_info=error.with_traceback(_beyond_ours(error)),
             )
-        if over:
+        # ASGI: after an error the connection is ended with the application.
+        if is_over:
             return
         if not self._is_held():
             self._break_off()
         elif isinstance(error, asyncio.CancelledError):
             self._answer(503, "The server is shutting down.", close=True)
         else:
-            self._answer(500, "Internal Server Error")
+            self._answer(500, "Internal Server Error", close=True)
 
     def _answer(
         self,
@@ -566,19 +564,22 @@ class HTTPStream:
         if self._context.access_log is not None:
             self._context.access_log.exchange_ended(self)
 
-    def _is_over(self) -> bool:
-        return self._state is _COMPLETE or self._state is _GONE
-
     def _is_held(self) -> bool:
         """Whether nothing of the response is on the wire yet."""
         return self._state is _AWAITED or self._state is _HELD
 
-    async def _wait(self) -> None:
+    def _new_waiter(self) -> Future[None]:
+        """Make what waits until something has changed."""
         waiter = asyncio.get_running_loop().create_future()
         if self._waiters is None:
             self._waiters = []
         self._waiters.append(waiter)
-        await waiter
+        return waiter
+
+    def _drop_waiter(self, waiter: Future[None]) -> None:
+        """Leave nothing of a cancelled call, as some poll by cancelling calls."""
+        if self._waiters and waiter in self._waiters:
+            self._waiters.remove(waiter)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -591,10 +592,14 @@ class HTTPStream:
     def _limit_application(self) -> None:
         """Give an application without a client a limited time to end."""
         context = self._context
-        if self in context.manager.running and context.application_close_timeout:
-            wheel = context.wheel
-            self._close_deadline = wheel.clock() + context.application_close_timeout
+        if self not in context.manager.running:
+            return
+        wheel, timeout = context.wheel, context.application_close_timeout
+        if timeout:
+            self._close_deadline = wheel.clock() + timeout
             wheel.schedule(self, self._close_deadline)
+        else:
+            self.deadline_passed(wheel.clock())
 
     def next_deadline(self) -> float:
         """Tell when the application's time is over."""
@@ -658,6 +663,19 @@ def _without_length(fields: ResponseFields) -> ResponseFields:
     return ResponseFields(headers, None, fields.own_defaults, fields.close)
 
 
+def _as_status(status: object) -> int:
+    if isinstance(status, int) and not isinstance(status, bool):
+        return int(status)  # an HTTPStatus, say
+    raise _wrong_status(status)
+
+
+def _wrong_status(status: object) -> InvalidMessage:
+    return InvalidMessage(
+        "http.response.start: status must be an integer from 200 to 999, "
+        f"not {status!r}"
+    )
+
+
 def _as_bytes(body: object) -> bytes:
     if isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(body)
@@ -674,20 +692,6 @@ def _wrong_length(sent: int, length: int) -> InvalidMessage:
     )
 
 
-def _is_farewell(error: BaseException) -> bool:
-    """Whether an error is what a client's going or a cancellation leads to."""
-    inner = getattr(error, "exceptions", None)
-    if isinstance(inner, tuple):  # an exception group, of a task group
-        return all(map(_is_farewell, inner))
-    return isinstance(error, (ClientDisconnected, asyncio.CancelledError))
-
-
-def _beyond_ours(error: BaseException) -> Any:
-    """Leave the manager's own frame out of the application's traceback."""
-    traceback = error.__traceback__
-    return traceback.tb_next if traceback is not None else None
-
-
 # -- The table of states -----------------------------------------------------
 
 
@@ -697,17 +701,20 @@ class _State:
 
     Attributes:
         when: The state in words, for error messages.
+        is_over: Nothing more goes to the client.
         accepts: Message types to handlers; a handler moves the state.
     """
 
-    __slots__ = ("accepts", "when")
+    __slots__ = ("accepts", "is_over", "when")
 
     def __init__(
         self,
         when: str,
+        is_over: bool = False,
         **accepts: Callable[[HTTPStream, Message], Awaitable[None] | None],
     ) -> None:
         self.when = when
+        self.is_over = is_over
         self.accepts = {
             f"http.response.{kind}": handler for kind, handler in accepts.items()
         }
@@ -728,6 +735,7 @@ _HELD = _State(
 _SENDING = _State(
     "in the middle of the body",
     body=HTTPStream._further_body,
+    early_hint=HTTPStream._unheard_hint,
     zerocopysend=HTTPStream._zero_copy_send,
 )
 _BUSY = _State("while a file is being sent")
@@ -735,5 +743,12 @@ _TRAILING = _State(
     "after the body, before the trailers",
     trailers=HTTPStream._further_trailers,
 )
-_COMPLETE = _State("after the response was complete")
-_GONE = _State("after the client had gone")
+_UNHEARD = _State(
+    "in the middle of a body which this response can't have",
+    is_over=True,
+    body=HTTPStream._unheard_body,
+    early_hint=HTTPStream._unheard_hint,
+    zerocopysend=HTTPStream._unheard_body,
+)
+_COMPLETE = _State("after the response was complete", is_over=True)
+_GONE = _State("after the client had gone", is_over=True)

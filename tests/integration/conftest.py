@@ -1,38 +1,37 @@
-"""A real server process for each test that asks for one."""
+"""Real server processes, for one test or for all tests of a module."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
-from server_process import Serve, ServerProcess
+from server_process import Serve, launching, serving, serving_until_done
 
 
 @pytest.fixture
 def launch() -> Iterator[Serve]:
     """Start servers without waiting for anything; end them after the test."""
-    started: list[ServerProcess] = []
-
-    def launch(*arguments: str, **options: Any) -> ServerProcess:
-        server = ServerProcess(arguments, **options)
-        started.append(server)
-        return server
-
-    yield launch
-    for server in started:
-        server.kill()
+    with launching() as launch:
+        yield launch
 
 
 @pytest.fixture
 def serve(launch: Serve) -> Serve:
     """Start servers on a port of their own choice and wait until they listen."""
+    return serving(launch)
 
-    def serve(application: str, *options: str, **keywords: Any) -> ServerProcess:
-        bound = {"-u", "-e", "-p", "-b", "--fd"} & set(options)
-        where = () if bound else ("-p", "0")
-        server = launch(application, *where, *options, **keywords)
-        server.wait_for_log("Listening on")
-        return server
 
-    return serve
+@pytest.fixture(scope="module")
+def serve_module() -> Iterator[Serve]:
+    """Start servers as ``serve`` does, for all tests of a module."""
+    with serving_until_done() as serve:
+        yield serve
+
+
+@pytest.fixture(scope="module")
+def socket_folder() -> Iterator[Path]:
+    """Make a folder whose path is short enough for Unix sockets on any system."""
+    with tempfile.TemporaryDirectory(prefix="dl", dir="/tmp") as folder:
+        yield Path(folder)

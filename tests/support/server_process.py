@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,18 @@ import pytest
 
 APPLICATIONS = Path(__file__).parent.parent / "integration"
 """Where applications for these tests are imported from."""
+
+LOOPS = [
+    pytest.param(
+        "uvloop",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("uvloop") is None,
+            reason="uvloop is not installed",
+        ),
+    ),
+    "asyncio",
+]
+"""Event loops, as parameters of a test or fixture."""
 
 _LISTENING = re.compile(r"Listening on (\S+)")
 # Interpreters with coverage or in development mode start slowly.
@@ -118,3 +132,55 @@ class ServerProcess:
 
 
 Serve = Callable[..., ServerProcess]
+
+
+@contextmanager
+def launching() -> Iterator[Serve]:
+    """Start servers without waiting for anything; at the end, kill them."""
+    started: list[ServerProcess] = []
+
+    def launch(*arguments: str, **options: Any) -> ServerProcess:
+        server = ServerProcess(arguments, **options)
+        started.append(server)
+        return server
+
+    try:
+        yield launch
+    finally:
+        for server in started:
+            server.kill()
+
+
+def serving(launch: Serve) -> Serve:
+    """Make ``launch`` choose a free port, and wait until the server listens."""
+
+    def serve(application: str, *options: str, **keywords: Any) -> ServerProcess:
+        bound = {"-u", "-e", "-p", "-b", "--fd"} & set(options)
+        where = () if bound else ("-p", "0")
+        server = launch(application, *where, *options, **keywords)
+        server.wait_for_log("Listening on")
+        return server
+
+    return serve
+
+
+@contextmanager
+def serving_until_done() -> Iterator[Serve]:
+    """
+    Start servers that several tests share, and stop them in good order.
+
+    Whatever the tests did, in the end each server must stop by itself: no
+    application instance may be left over for which it would wait.
+    """
+    with launching() as launch:
+        started: list[ServerProcess] = []
+        start = serving(launch)
+
+        def serve(application: str, *options: str, **keywords: Any) -> ServerProcess:
+            server = start(application, *options, **keywords)
+            started.append(server)
+            return server
+
+        yield serve
+        for server in started:
+            assert 0 == server.stop(), server.log
