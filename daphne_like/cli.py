@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandLineInterface"]
 
+# How long threads of the application may go on when the server has ended.
+_THREADS_TIMEOUT = 3.0
+
 
 class CommandLineInterface:
     """
@@ -83,7 +86,11 @@ class CommandLineInterface:
     @classmethod
     def entrypoint(cls) -> NoReturn:
         """Run with the arguments of the process, and end it."""
-        sys.exit(cls().run(sys.argv[1:]))
+        try:
+            sys.exit(cls().run(sys.argv[1:]))
+        except SystemExit as end:
+            _limit_threads(end)
+            raise
 
     def run(self, args: Sequence[str]) -> int:
         """
@@ -142,15 +149,15 @@ class CommandLineInterface:
         def load() -> ASGIApplication:
             return load_application(settings.app, self.load_asgi_app)
 
-        if self.server_class is None:
-            return server.run(settings, load)
-
-        from daphne_like import reactor
-
-        reactor.install(settings.lifecycle.loop)
-        self.server = self.server_class(load(), settings=settings)
-        self.server.run()
+        server.run(settings, load, self._make_server)
         return 0
+
+    def _make_server(self, application: ASGIApplication, settings: Settings) -> Server:
+        from daphne_like import server
+
+        server_class = self.server_class or server.Server
+        self.server = server_class(application, settings=settings)
+        return self.server
 
     def _settings(self, options: dict[str, Any]) -> Settings:
         """Merge what was given on the command line with the other sources."""
@@ -239,6 +246,35 @@ class CommandLineInterface:
             "-h", "--help", action="help", help="print this help, and exit"
         )
         self._option_strings += ["--config", "--show-config", "--version", "--help"]
+
+
+def _limit_threads(end: SystemExit) -> None:
+    """
+    See to it that the process ends even if a thread of the application doesn't.
+
+    Python waits for threads without limit, and a view that blocks in one would
+    keep the process for as long as it likes.
+    """
+    import threading
+
+    def leave() -> None:
+        names = [
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not threading.main_thread()
+        ]
+        if names:
+            sys.stdout.flush()
+            print(
+                f"daphne-like: threads don't end: {', '.join(names)}", file=sys.stderr
+            )
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else end.code is not None)
+
+    if threading.active_count() > 1:
+        timer = threading.Timer(_THREADS_TIMEOUT, leave)
+        timer.daemon = True
+        timer.start()
 
 
 def _argument_type(read: Callable[[object], Any]) -> Callable[[str], Any]:

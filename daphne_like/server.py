@@ -2,12 +2,13 @@
 The server: start, serve, drain, stop.
 
 :class:`Server` is a Twisted service over a running asyncio reactor;
-:func:`run` is the whole life of a process that does nothing else.
+:meth:`Server.run` and :func:`run` make a whole process of it
+(:mod:`daphne_like.process`).
 
-The order of starting is: bind the addresses, so that one in use is found at
-once; start the application's lifespan; listen. The order of stopping is the
-reverse: accept no more, let what is in flight end, close the connections, end
-the lifespan.
+The server's life is one coroutine, :meth:`Server._live`. It binds the addresses,
+so that one in use is found at once; starts the application's lifespan; listens.
+It stops in the reverse order: it accepts no more, lets what is in flight end,
+closes the connections, ends the lifespan.
 
 Tests: ``tests/unit/test_server.py``, ``tests/integration/test_lifecycle.py``.
 """
@@ -20,56 +21,57 @@ import os
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 
+from daphne_like import process, reactor
 from daphne_like.asgi.applications import ApplicationManager
 from daphne_like.asgi.forwarded import ForwardedPolicy
 from daphne_like.asgi.http_stream import HTTPStream, HTTPStreamContext
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.response_headers import FieldReader
-from daphne_like.errors import ListenError, StartError
+from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
+    LoopPort,
+    bind_all,
     endpoint_from_string,
     endpoint_strings,
+    scheme_of,
     twisted_endpoint,
 )
 from daphne_like.observability.access_log import AccessLog
+from daphne_like.observability.logs import bridge_twisted_logging
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
 from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory, HTTP1Protocol
 from daphne_like.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from twisted.internet.interfaces import IListeningPort
+    from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.endpoints import SocketEndpoint
     from daphne_like.protocols.interfaces import Header
+    from daphne_like.settings import HTTPSettings, LogSettings, ProxySettings
 
 __all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
-# How long cancelled applications, and then connections, get to end.
-_FORCED_TIMEOUT = 6.0
-
-
-class _Phase(Enum):
-    """Where the server is in its life."""
-
-    NEW = "not started"
-    STARTING = "starting"
-    SERVING = "serving"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
+# A shorter wait needs no explanation.
+_NOTICED_WAIT = 0.5
+# How long cancelled applications get to end. The manager gives each of them up
+# a little earlier, with a line in the log.
+_CANCEL_TIMEOUT = 6.0
+# How long connections get to write their last bytes.
+_FLUSH_TIMEOUT = 1.0
 
 
 class Server(Service):
@@ -81,8 +83,10 @@ class Server(Service):
 
     Args:
         application: An ASGI 3 application.
-        endpoints: Endpoint strings to listen on, besides those of ``settings``.
+        endpoints: Endpoint strings to listen on, besides those of the settings.
         settings: All settings.
+        signal_handlers: Whether :meth:`run` obeys signals, which is possible in
+            the main thread only.
         ready_callable: Called when all endpoints listen.
         overrides: Settings by their flat names, instead of ``settings``.
 
@@ -90,6 +94,7 @@ class Server(Service):
         SettingsError: A setting or an endpoint string is wrong.
 
     Attributes:
+        settings: All settings.
         connections: The live ones.
         listeners: The listening ports.
         failure: What kept the server from starting.
@@ -105,32 +110,48 @@ class Server(Service):
         ready_callable: Callable[[], object] | None = None,
         **overrides: object,
     ) -> None:
+        if settings is None:
+            settings = Settings.of(**overrides)
+        elif overrides:
+            raise SettingsError(
+                f"{', '.join(overrides)}: give settings or keywords, not both"
+            )
         if endpoints is not None:
-            overrides["endpoint"] = tuple(endpoints)
-        self.settings = Settings.of(**overrides) if settings is None else settings
-        bind = self.settings.bind
+            settings = _with_endpoints(settings, endpoints)
+        self.settings = settings
         self._endpoints = [
-            (text, endpoint_from_string(text, bind.backlog))
-            for text in endpoint_strings(bind)
+            (text, endpoint_from_string(text, settings.bind.backlog))
+            for text in endpoint_strings(settings.bind)
         ]
         self._application = application
         self._signal_handlers = signal_handlers
         self._ready_callable = ready_callable
-        self.connections: _Connections = _Connections()
+        self.connections = _Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
-        self._phase = _Phase.NEW
-        self._starting: asyncio.Task[None] | None = None
-        self._forced = False
+        # The server's life, and what it waits for.
+        self._life: asyncio.Task[None] | None = None
+        self._serving = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._patience_lost = asyncio.Event()
 
     # -- The life of the service ---------------------------------------------
 
     def startService(self) -> None:
-        """Start as soon as the reactor runs (IService)."""
-        from twisted.internet import reactor
+        """
+        Start as soon as the reactor runs (IService).
 
+        Raises:
+            SettingsError: The reactor isn't the asyncio one.
+        """
+        current = reactor.install(self.settings.lifecycle.loop)
         super().startService()  # type: ignore[no-untyped-call]
-        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
+        # One turn later, since then the loop runs.
+        current.callWhenRunning(current.callLater, 0, self._start_if_wanted)
+
+    def _start_if_wanted(self) -> None:
+        if self.running:
+            self._start_life()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -140,104 +161,180 @@ class Server(Service):
             Fires when the application's lifespan is over.
         """
         super().stopService()  # type: ignore[no-untyped-call]
+        if self._life is None:
+            return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
-
-    def _begin(self) -> None:
-        self._starting = asyncio.ensure_future(self.startup())
-        self._starting.add_done_callback(self._begun)
-
-    def _begun(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.failure = error
-            _log_failure(error)
 
     async def startup(self) -> None:
         """
-        Bind, start the application, listen.
+        Bind, start the application, listen; return when all that is done.
 
         Raises:
-            ListenError: An address can't be had.
-            LifespanFailed: The application refused to start.
+            StartError: An address can't be had, the application refuses to start,
+                or a setting is wrong. It has been logged, too.
         """
-        self._phase = _Phase.STARTING
-        loop = asyncio.get_running_loop()
-        app = self.settings.app
-        self._lifespan = Lifespan(
-            self._application, app.lifespan, app.timeout_startup, app.timeout_shutdown
-        )
-        self._manager = ApplicationManager(self._application, loop)
-        self._wheel = DeadlineWheel(loop.time)
-        self._access_log = self._open_access_log()
-        ours = [endpoint for _, endpoint in self._endpoints if endpoint is not None]
-        try:
-            for endpoint in ours:
-                endpoint.bind()
-            await self._lifespan.startup()
-            factory = HTTP1Factory(self._protocol_context(loop))
-            for text, own in self._endpoints:
-                self.listeners.append(await _listen(text, own, factory))
-        except BaseException:
-            for endpoint in ours:
-                endpoint.close()
-            await self._end()
-            raise
-        self._phase = _Phase.SERVING
-        self._tick()
-        self._announce()
-        if self._ready_callable is not None:
-            self._ready_callable()
+        life = self._start_life()
+        serving = asyncio.ensure_future(self._serving.wait())
+        await asyncio.wait([life, serving], return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        if life.done():
+            life.result()
 
     async def shutdown(self) -> None:
-        """Accept no more, let exchanges end in time, end the lifespan."""
-        if self._starting is not None and not self._starting.done():
-            self._starting.cancel()
-            await asyncio.wait([self._starting])
-        if self._phase is not _Phase.SERVING:
+        """
+        Stop, whether it serves or is about to; return when all is over.
+
+        Accepts no more, lets exchanges end in time, ends the lifespan.
+        """
+        life = self._life
+        if life is None:
             return
-        self._phase = _Phase.STOPPING
+        if not self._serving.is_set() and not self._stop_asked.is_set():
+            life.cancel()
+        self._stop_asked.set()
+        await asyncio.wait([life])
+
+    def force(self) -> None:
+        """Make :meth:`shutdown` wait no longer for what is in flight."""
+        self._patience_lost.set()
+
+    def _start_life(self) -> asyncio.Task[None]:
+        if self._life is not None and not self._life.done():
+            raise RuntimeError("the server has been started already")
+        self.failure = None
+        self.connections = _Connections()
+        for event in (self._serving, self._stop_asked, self._patience_lost):
+            event.clear()
+        self._life = asyncio.ensure_future(self._live())
+        self._life.add_done_callback(self._life_ended)
+        return self._life
+
+    def _life_ended(self, life: asyncio.Task[None]) -> None:
+        if life.cancelled():
+            return
+        self.failure = life.exception()
+        if isinstance(self.failure, StartError):
+            _logger.critical("%s", self.failure)
+        elif self.failure is not None:
+            _logger.critical("The server failed", exc_info=self.failure)
+
+    async def _live(self) -> None:
+        """Start, serve until asked to stop, and undo all in the reverse order."""
+        settings = self.settings
+        async with AsyncExitStack() as ending:
+            access_log = _open_access_log(settings.log)
+            if access_log is not None:
+                ending.callback(access_log.close)
+            endpoints = self._with_twisted_endpoints()
+            own = [endpoint for _, endpoint in self._endpoints if endpoint is not None]
+            for socket_endpoint in own:
+                ending.callback(socket_endpoint.close)
+            bind_all(own)
+
+            lifespan = Lifespan(
+                self._application,
+                settings.app.lifespan,
+                settings.app.timeout_startup,
+                settings.app.timeout_shutdown,
+            )
+            ending.push_async_callback(lifespan.shutdown)
+            await lifespan.startup()
+
+            loop = asyncio.get_running_loop()
+            wheel = DeadlineWheel(loop.time)
+            headers = _default_headers(settings.http)
+            manager = ApplicationManager(self._application, loop)
+            streams = HTTPStreamContext(
+                manager=manager,
+                field_reader=FieldReader(headers.names),
+                wheel=wheel,
+                application_close_timeout=settings.app.application_close_timeout,
+                limit_concurrency=settings.http.limit_concurrency,
+                root_path=settings.app.root_path,
+                state=lifespan.state,
+                forwarded=_forwarded_policy(settings.proxy),
+                access_log=access_log,
+            )
+            context = HTTP1Context(
+                open_stream=partial(HTTPStream, streams),
+                settings=settings.http,
+                default_headers=headers,
+                wheel=wheel,
+                loop=loop,
+                connections=self.connections,
+            )
+            ending.push_async_callback(self._stop_listening)
+            for text, endpoint in endpoints:
+                scheme = scheme_of(text)
+                factory = HTTP1Factory(replace(context, scheme=scheme))
+                self.listeners.append(await _listen(text, endpoint, factory))
+
+            duties = [wheel.tick, headers.refresh]
+            if access_log is not None:
+                duties.append(access_log.flush)
+            ending.enter_context(_EverySecond(loop, duties))
+            self._announce(loop)
+            if self._ready_callable is not None:
+                self._ready_callable()
+            self._serving.set()
+            await self._stop_asked.wait()
+            await self._drain(manager)
+
+    def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
+        """Add those endpoints which are Twisted's: they need the reactor."""
+        endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+        for text, own in self._endpoints:
+            if own is None:
+                from twisted.internet import reactor
+
+                endpoints.append((text, twisted_endpoint(text, reactor)))
+            else:
+                endpoints.append((text, own))
+        return endpoints
+
+    async def _drain(self, manager: ApplicationManager) -> None:
+        """Let what is in flight end in time, and cut the rest."""
         await self._stop_listening()
+        self.connections.drain()
+        await self._wait_patiently(manager)
+        if manager.running:
+            manager.cancel_all()
+            await _within(_CANCEL_TIMEOUT, manager.ended())
+        await _within(_FLUSH_TIMEOUT, self.connections.emptied())
+        if self.connections:
+            _logger.warning("Cutting %d connections", len(self.connections))
         for connection in list(self.connections):
-            connection.drain()
-        if self.connections or self._manager.running:
+            connection.stop()
+        await _within(_FLUSH_TIMEOUT, self.connections.emptied())
+
+    async def _wait_patiently(self, manager: ApplicationManager) -> None:
+        """Wait until nothing is in flight, time is up, or :meth:`force` is called."""
+
+        async def all_quiet() -> None:
+            await self.connections.emptied()
+            await manager.ended()
+
+        def explain() -> None:
             _logger.info(
                 "Waiting for %d connections and %d requests to end",
                 len(self.connections),
-                len(self._manager.running),
+                len(manager.running),
             )
-        timeout = self.settings.lifecycle.timeout_graceful_shutdown or None
-        self._draining = asyncio.ensure_future(self._drained())
-        if self._forced:
-            self._draining.cancel()
-        await asyncio.wait([self._draining], timeout=timeout)
-        if self._manager.running:
-            self._manager.cancel_all()
-            await asyncio.wait(
-                [asyncio.ensure_future(self._manager.ended())], timeout=_FORCED_TIMEOUT
-            )
-        for connection in list(self.connections):
-            connection.stop()
+
+        # Not for what ends by itself in an instant.
+        explaining = asyncio.get_running_loop().call_later(_NOTICED_WAIT, explain)
+        waits = [
+            asyncio.ensure_future(all_quiet()),
+            asyncio.ensure_future(self._patience_lost.wait()),
+        ]
         await asyncio.wait(
-            [asyncio.ensure_future(self.connections.emptied())], timeout=_FORCED_TIMEOUT
+            waits,
+            timeout=self.settings.lifecycle.timeout_graceful_shutdown,
+            return_when=asyncio.FIRST_COMPLETED,
         )
-        await self._end()
-
-    async def _drained(self) -> None:
-        await self.connections.emptied()
-        await self._manager.ended()
-
-    def force(self) -> None:
-        """Wait for nothing more: cancel what a shutdown is waiting for."""
-        self._forced = True
-        draining = getattr(self, "_draining", None)
-        if draining is not None:
-            draining.cancel()
-
-    async def _end(self) -> None:
-        await self._stop_listening()
-        await self._lifespan.shutdown()
-        self._phase = _Phase.STOPPED
-        if self._access_log is not None:
-            self._access_log.close()
+        explaining.cancel()
+        for wait in waits:
+            wait.cancel()
 
     async def _stop_listening(self) -> None:
         listeners, self.listeners = self.listeners, []
@@ -246,78 +343,30 @@ class Server(Service):
             if isinstance(stopped, Deferred):
                 await stopped.asFuture(asyncio.get_running_loop())
 
-    # -- The parts -----------------------------------------------------------
-
-    def _protocol_context(self, loop: asyncio.AbstractEventLoop) -> HTTP1Context:
-        settings = self.settings
-        extras: list[Header] = list(settings.http.encoded_headers)
-        if settings.http.server_name:
-            extras.append((b"server", settings.http.server_name.encode("latin-1")))
-        self._default_headers = DefaultHeaders(
-            extras, date=settings.http.date_header, wall_clock=time.time
-        )
-        streams = HTTPStreamContext(
-            manager=self._manager,
-            field_reader=FieldReader(self._default_headers.names),
-            wheel=self._wheel,
-            application_close_timeout=settings.app.application_close_timeout,
-            limit_concurrency=settings.http.limit_concurrency,
-            root_path=settings.app.root_path,
-            state=self._lifespan.state,
-            forwarded=ForwardedPolicy.from_settings(settings.proxy),
-            access_log=self._access_log,
-        )
-        return HTTP1Context(
-            open_stream=partial(HTTPStream, streams),
-            settings=settings.http,
-            default_headers=self._default_headers,
-            wheel=self._wheel,
-            loop=loop,
-            connections=self.connections,
-        )
-
-    def _open_access_log(self) -> AccessLog | None:
-        target = self.settings.log.access_log_target
-        if target is None:
-            return None
-        return AccessLog(target, self.settings.log.access_log_format)
-
-    def _tick(self) -> None:
-        """Do what is due once a second, just after the second has begun."""
-        if self._phase is _Phase.STOPPED:
-            return
-        self._wheel.tick()
-        self._default_headers.refresh()
-        if self._access_log is not None:
-            self._access_log.flush()
-        asyncio.get_running_loop().call_later(1 - time.time() % 1, self._tick)
+    # -- Addresses -------------------------------------------------------------
 
     @property
     def listening_addresses(self) -> list[tuple[str, int]]:
         """Host and port of each TCP listener."""
         return [
             (address.host, address.port)
-            for address in self._addresses()
+            for port in self.listeners
+            for address in _addresses(port)
             if hasattr(address, "port")
         ]
 
-    def _addresses(self) -> Iterable[Any]:
-        """Tell the addresses of all listeners; their classes differ."""
-        for port in self.listeners:
-            several = getattr(port, "addresses", None)
-            yield from several() if several is not None else (port.getHost(),)
+    def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
+        kind = type(loop).__module__.partition(".")[0]
+        for (text, _), port in zip(self._endpoints, self.listeners, strict=True):
+            for address in _addresses(port):
+                if hasattr(address, "port"):
+                    host = f"[{address.host}]" if ":" in address.host else address.host
+                    where = f"{scheme_of(text)}://{host}:{address.port}"
+                else:
+                    where = f"unix:{os.fsdecode(address.name or b'')}"
+                _logger.info("Listening on %s (HTTP/1.1, %s)", where, kind)
 
-    def _announce(self) -> None:
-        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-        for address in self._addresses():
-            if hasattr(address, "port"):
-                host = f"[{address.host}]" if ":" in address.host else address.host
-                where = f"http://{host}:{address.port}"
-            else:
-                where = f"unix:{os.fsdecode(address.name or b'')}"
-            _logger.info("Listening on %s (HTTP/1.1, %s)", where, loop)
-
-    # -- A program of its own ------------------------------------------------
+    # -- A process of its own --------------------------------------------------
 
     def run(self) -> None:
         """
@@ -326,9 +375,14 @@ class Server(Service):
         Raises:
             SystemExit: The server could not start; with the exit status.
         """
-        status = _serve(self, self.settings)
-        if status:
-            sys.exit(status)
+        process.run_until_stopped(
+            self,
+            self.settings.lifecycle.loop,
+            debug=self.settings.log.verbosity >= 3,
+            signal_handlers=self._signal_handlers,
+        )
+        if self.failure is not None:
+            sys.exit(getattr(self.failure, "exit_status", 1))
 
     def stop(self) -> None:
         """Drain and stop; from any thread (the counterpart of :meth:`run`)."""
@@ -338,32 +392,82 @@ class Server(Service):
         core.callFromThread(core.stop)
 
 
-class _Connections(set[HTTP1Protocol]):
-    """The live connections, which tells when it is empty."""
+def run(
+    settings: Settings | None = None,
+    load_application: Callable[[], ASGIApplication] | None = None,
+    make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
+) -> None:
+    """
+    Serve in a process of its own until a signal comes.
 
-    _empty: asyncio.Future[None] | None = None
+    Args:
+        settings: All settings.
+        load_application: Returns the application, instead of that of the settings.
+            It is called when the reactor is installed, since applications may
+            import that.
+        make_server: Returns the server, where another class is to be used.
 
-    def discard(self, connection: object) -> None:
-        """Remove a connection that is lost."""
-        super().discard(cast("HTTP1Protocol", connection))
-        if not self and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+    Raises:
+        SystemExit: The server could not start; with the exit status.
+        ApplicationLoadError: There is no such application.
+        SettingsError: A setting is wrong.
+    """
+    from daphne_like.asgi import loading
 
-    async def emptied(self) -> None:
-        """Wait until there is none."""
-        if self:
-            self._empty = asyncio.get_running_loop().create_future()
-            await self._empty
+    settings = Settings() if settings is None else settings
+    reactor.install(settings.lifecycle.loop)
+    # Before the application is loaded, which may log through Twisted.
+    bridge_twisted_logging()
+    try:
+        if load_application is None:
+            application = loading.load_application(settings.app)
+        else:
+            application = load_application()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    if make_server is None:
+        server = Server(application, settings=settings)
+    else:
+        server = make_server(application, settings)
+    server.run()
+
+
+# -- The parts -----------------------------------------------------------------
+
+
+def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
+    more = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+    bind = replace(settings.bind, endpoint=(*settings.bind.endpoint, *more))
+    return replace(settings, bind=bind)
+
+
+def _open_access_log(settings: LogSettings) -> AccessLog | None:
+    target = settings.access_log_target
+    if target is None:
+        return None
+    return AccessLog(target, settings.access_log_format)
+
+
+def _default_headers(settings: HTTPSettings) -> DefaultHeaders:
+    extras: list[Header] = list(settings.encoded_headers)
+    if settings.server_name:
+        extras.append((b"server", settings.server_name.encode("latin-1")))
+    return DefaultHeaders(extras, date=settings.date_header, wall_clock=time.time)
+
+
+def _forwarded_policy(settings: ProxySettings) -> ForwardedPolicy | None:
+    policy = ForwardedPolicy.from_settings(settings)
+    if policy is not None and policy.trusts_everyone:
+        _logger.warning(
+            "forwarded_allow_ips holds *: whoever can connect chooses the client "
+            "address and the scheme which the application sees"
+        )
+    return policy
 
 
 async def _listen(
-    text: str, own: SocketEndpoint | None, factory: HTTP1Factory
+    text: str, endpoint: IStreamServerEndpoint, factory: HTTP1Factory
 ) -> IListeningPort:
-    """Listen on an endpoint: one of ours, or else one of Twisted's."""
-    from twisted.internet import reactor
-    from twisted.internet.error import CannotListenError
-
-    endpoint = twisted_endpoint(text, reactor) if own is None else own
     try:
         listening: Deferred[IListeningPort] = endpoint.listen(factory)
         return await listening.asFuture(asyncio.get_running_loop())
@@ -372,131 +476,76 @@ async def _listen(
         raise ListenError(f"Listen failure: {text}: {reason}") from None
 
 
-# -- The process -------------------------------------------------------------
+def _addresses(port: IListeningPort) -> Iterable[Any]:
+    """Tell the addresses of a listener; their classes differ."""
+    return port.addresses() if isinstance(port, LoopPort) else [port.getHost()]
 
 
-def run(
-    settings: Settings | None = None,
-    load_application: Callable[[], ASGIApplication] | None = None,
-) -> int:
-    """
-    Serve in a process of its own until a signal comes.
-
-    Args:
-        settings: All settings.
-        load_application: Called when the reactor is installed, since
-            applications may import it.
-
-    Returns:
-        The exit status: 0 after a signal, else that of the failure.
-    """
-    from daphne_like import reactor
-    from daphne_like.asgi import loading
-
-    settings = Settings() if settings is None else settings
-    reactor.install(settings.lifecycle.loop)
-    if load_application is None:
-        application = loading.load_application(settings.app)
-    else:
-        application = load_application()
-    return _serve(Server(application, settings=settings), settings)
+async def _within(timeout: float, awaitable: Coroutine[Any, Any, None]) -> None:
+    """Wait for something, but not too long."""
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(awaitable, timeout)
 
 
-def _serve(server: Server, settings: Settings) -> int:
-    from daphne_like.observability.logs import bridge_twisted_logging
-    from daphne_like.reactor import install
+class _Connections(set[HTTP1Protocol]):
+    """The live connections: can be drained, and tell when they are all gone."""
 
-    reactor = install(settings.lifecycle.loop)
-    bridge_twisted_logging()
-    _raise_descriptor_limit()
-    _Process(server, reactor).run()
-    return 0 if server.failure is None else _exit_status(server.failure)
+    def __init__(self) -> None:
+        super().__init__()
+        self._draining = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def add(self, connection: HTTP1Protocol) -> None:
+        """Take in a connection; one that was accepted at the last moment drains."""
+        super().add(connection)
+        if self._draining:
+            asyncio.get_running_loop().call_soon(connection.drain)
+
+    def discard(self, connection: object) -> None:
+        """Remove a connection that is lost."""
+        super().discard(cast("HTTP1Protocol", connection))
+        if not self:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def drain(self) -> None:
+        """Let each answer what it has received, and close."""
+        self._draining = True
+        for connection in list(self):
+            connection.drain()
+
+    async def emptied(self) -> None:
+        """Wait until there is none."""
+        if self:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
 
 
-def _exit_status(failure: BaseException) -> int:
-    return failure.exit_status if isinstance(failure, StartError) else 1
+class _EverySecond:
+    """Does what is due once a second, just after the second has begun; and at the end."""
 
-
-class _Process:
-    """Runs the reactor around a server, and obeys signals."""
-
-    def __init__(self, server: Server, reactor: Any) -> None:
-        self._server = server
-        self._reactor = reactor
-        self._signals = 0
-        self._noticed = 0
-        self._stopping = False
-
-    def run(self) -> None:
-        """Serve until a signal, or ``reactor.stop``, ends it."""
-        reactor, server = self._reactor, self._server
-        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
-        # Before the shutdown of everything else, while the loop still runs.
-        reactor.addSystemEventTrigger("before", "shutdown", self._before_shutdown)
-        reactor.run()
-        if server._signal_handlers:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _begin(self) -> None:
-        if self._server._signal_handlers:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._signalled)
-        loop = asyncio.get_running_loop()
-        threads = os.environ.get("ASGI_THREADS", "")
-        if threads.isdigit() and int(threads):
-            loop.set_default_executor(ThreadPoolExecutor(int(threads)))
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, duties: Sequence[Callable[[], object]]
+    ) -> None:
         self._loop = loop
-        task = asyncio.ensure_future(self._server.startup())
-        self._server._starting = task
-        task.add_done_callback(self._started)
+        self._duties = duties
 
-    def _started(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
-            self._server.failure = error
-            _log_failure(error)
-            self._reactor.stop()
+    def __enter__(self) -> None:
+        self._schedule()
 
-    def _before_shutdown(self) -> Deferred[None]:
-        self._stopping = True
-        return Deferred.fromFuture(asyncio.ensure_future(self._server.shutdown()))
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        for duty in self._duties:
+            duty()
 
-    def _signalled(self, number: int, frame: object) -> None:
-        self._signals += 1
-        if self._signals > self._noticed + 2:
-            # The application blocks the loop, which can't be asked any more.
-            os.write(2, b"daphne-like: the application blocks; leaving at once\n")
-            os._exit(1)
-        self._loop.call_soon_threadsafe(self._notice, number)
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_later(1 - time.time() % 1, self._tick)
 
-    def _notice(self, number: int) -> None:
-        self._noticed += 1
-        if self._stopping or self._noticed > 1:
-            _logger.info("%s again: not waiting", signal.Signals(number).name)
-            self._server.force()
-        else:
-            _logger.info("%s: stopping", signal.Signals(number).name)
-            self._reactor.stop()
-
-
-def _log_failure(error: BaseException) -> None:
-    if isinstance(error, StartError):
-        _logger.critical("%s", error)
-    else:
-        _logger.critical("The server could not start", exc_info=error)
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many connections as the system lets this process have."""
-    try:
-        import resource
-    except ImportError:
-        return  # Windows has no such limit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):
-            _logger.debug("The limit of open files stays at %d", soft)
+    def _tick(self) -> None:
+        self._schedule()
+        for duty in self._duties:
+            # One by one, so that none suffers when another one raises.
+            self._loop.call_soon(duty)

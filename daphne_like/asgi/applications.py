@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from contextvars import Context
     from types import TracebackType
 
     from daphne_like.asgi.types import ASGIApplication, Message, Scope
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["ApplicationInstance", "ApplicationManager", "log_error"]
 
 _logger = logging.getLogger("daphne_like.server")
+
+# An eager task runs its first step at once; Python 3.12 has them.
+_TASK_OPTIONS: dict[str, Any] = (
+    {"eager_start": True} if sys.version_info >= (3, 12) else {}
+)
 
 # How long a cancelled instance gets to end before it is left behind.
 _CANCEL_TIMEOUT = 5.0
@@ -69,7 +73,8 @@ class ApplicationManager:
         # they are made in, so each gets the server's: the context variables of
         # one request must not show in the next.
         self._context = copy_context()
-        self._new_task = _task_maker(loop)
+        self._new_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self._new_task = partial(asyncio.Task, loop=loop, **_TASK_OPTIONS)
         self.running: dict[ApplicationInstance, asyncio.Task[None]] = {}
         self._cancelled: set[ApplicationInstance] = set()
         self._idle_waiters: list[asyncio.Future[None]] = []
@@ -82,7 +87,8 @@ class ApplicationManager:
         application that needs no waiting has then ended already, and no turn of
         the loop was spent on it.
         """
-        task = self._new_task(self._run(instance, scope), context=self._context.copy())
+        context = self._context.copy()
+        task = context.run(self._new_task, self._run(instance, scope))
         if not task.done():
             self.running[instance] = task
 
@@ -176,24 +182,6 @@ class ApplicationManager:
                 waiter.set_result(None)
 
 
-def _task_maker(
-    loop: asyncio.AbstractEventLoop,
-) -> Callable[..., asyncio.Task[None]]:
-    """Return what makes a task of a coroutine and a context of its own."""
-    if sys.version_info >= (3, 12):
-        # An eager task runs its first step at once.
-        return partial(asyncio.Task, loop=loop, eager_start=True)
-    if sys.version_info >= (3, 11):
-        return partial(asyncio.Task, loop=loop)
-
-    def in_context(
-        coroutine: Coroutine[Any, Any, None], context: Context
-    ) -> asyncio.Task[None]:
-        return context.run(partial(asyncio.Task, loop=loop), coroutine)
-
-    return in_context
-
-
 # -- Errors ------------------------------------------------------------------
 
 
@@ -220,10 +208,11 @@ def log_error(
     )
 
 
-def _is_farewell(error: BaseException | None, known: tuple[object, ...] = ()) -> bool:
+def _is_farewell(error: BaseException | None, known: tuple[int, ...] = ()) -> bool:
     """Whether an error is what a client's going or a cancellation leads to."""
-    if error is None or error in known:
+    if error is None or id(error) in known:
         return False  # the end of the chain, or an error raised from itself
+    known = (*known, id(error))
     if isinstance(error, asyncio.CancelledError):
         return True
     # By its name, since frameworks raise one of their own in place of ours:
@@ -232,10 +221,10 @@ def _is_farewell(error: BaseException | None, known: tuple[object, ...] = ()) ->
         return True
     inner = getattr(error, "exceptions", None)
     if inner and isinstance(inner, tuple):  # an exception group, of a task group
-        return all(_is_farewell(part, (*known, error)) for part in inner)
+        return all(_is_farewell(part, known) for part in inner)
     # What is raised *from* a farewell is a farewell in other words; what merely
     # happens while one is handled is a fault.
-    return _is_farewell(error.__cause__, (*known, error))
+    return _is_farewell(error.__cause__, known)
 
 
 def _beyond_ours(error: BaseException) -> TracebackType | None:

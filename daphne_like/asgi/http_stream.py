@@ -177,9 +177,6 @@ class HTTPStream:
         if context.state is not None:
             scope["state"] = context.state.copy()
         manager.start(self, scope)
-        if self._state.is_over and self._state is not _COMPLETE:
-            # The first step of the application has lost its client already.
-            self._limit_application()
 
     def _is_busy(self, manager: ApplicationManager) -> bool:
         return len(manager.running) >= self._context.limit_concurrency
@@ -322,9 +319,10 @@ class HTTPStream:
         self.fields = fields
         self.content_length = fields.content_length
         self.status = status
-        self.bodiless = status in _BODILESS or self.head.method == "HEAD"
-        can_trail = message.get("trailers") and self._can_trail()
-        self._trailers = [] if can_trail else None
+        if status in _BODILESS or self.head.method == "HEAD":
+            self.bodiless = True
+        if message.get("trailers") and self._can_trail():
+            self._trailers = []
         self._state = _HELD
 
     def _can_trail(self) -> bool:
@@ -373,7 +371,8 @@ class HTTPStream:
         self._finish()
         if more:
             self._state = _UNHEARD
-            self._limit_application()
+            # Not now, as an application in its first step isn't known as running.
+            asyncio.get_running_loop().call_soon(self._limit_application)
         self._sender.send_response(self, b"", True)
 
     def _unheard_body(self, message: Message) -> Awaitable[None]:
@@ -443,7 +442,9 @@ class HTTPStream:
                 await self._send_file(part, more=False)
         except BaseException:
             if self._state is _HELD:
-                self._state = _AWAITED  # so that the application may answer instead
+                # Take the start back, so that the application may answer instead.
+                self._state = _AWAITED
+                self.bodiless, self._trailers = False, None
             raise
 
     async def _zero_copy_send(self, message: Message) -> None:
@@ -590,9 +591,9 @@ class HTTPStream:
     # -- Time (DeadlineHolder) -----------------------------------------------
 
     def _limit_application(self) -> None:
-        """Give an application without a client a limited time to end."""
+        """Give an application that nobody listens to a limited time to end."""
         context = self._context
-        if self not in context.manager.running:
+        if self not in context.manager.running or self._state is _COMPLETE:
             return
         wheel, timeout = context.wheel, context.application_close_timeout
         if timeout:
@@ -608,7 +609,8 @@ class HTTPStream:
     def deadline_passed(self, now: float) -> None:
         """Cancel an application that outlives its client."""
         _logger.warning(
-            "Cancelling the application, whose client has gone: %s", self.describe()
+            "Cancelling the application, to which nobody listens any more: %s",
+            self.describe(),
         )
         self._context.manager.cancel(self)
 

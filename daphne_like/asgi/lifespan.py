@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.errors import InvalidMessage, LifespanFailed
@@ -39,9 +40,9 @@ class Lifespan:
 
     Args:
         application: Called once with a lifespan scope.
-        mode: ``auto`` goes on without lifespan when the application raises at
-            start-up, as ASGI asks; ``on`` takes that for a failure; ``off``
-            doesn't ask.
+        mode: ``auto`` goes on without lifespan when the application raises or
+            returns at start-up, as ASGI asks; ``on`` takes that for a failure;
+            ``off`` doesn't ask.
         startup_timeout: Seconds until start-up counts as failed; 0 for none.
         shutdown_timeout: Seconds until the shutdown is given up; 0 for none.
 
@@ -84,18 +85,23 @@ class Lifespan:
         loop = asyncio.get_running_loop()
         self._answered = loop.create_future()
         self._task = loop.create_task(self._run())
-        await self._tell("lifespan.startup", self._startup_timeout)
-        if self._failure is not None:
-            await self._cancel()
-            raise LifespanFailed(f"Application startup failed: {self._failure}")
-        if not self._answered.done():
-            await self._cancel()
-            raise LifespanFailed(
-                "Application startup failed: no answer to lifespan.startup within "
+        try:
+            await self._tell("lifespan.startup", self._startup_timeout)
+        except asyncio.CancelledError:
+            # The server is stopped while the application starts.
+            self._phase = _Phase.ENDED
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.5)
+            raise
+        if self._failure is None and not self._answered.done():
+            self._failure = (
+                "no answer to lifespan.startup within "
                 f"{self._startup_timeout:g} seconds (--timeout-startup, --lifespan off)"
             )
-        if self._phase is _Phase.STARTING:
-            self._phase = _Phase.RUNNING
+        if self._failure is not None:
+            self._phase = _Phase.ENDED
+            await self._cancel()
+            raise LifespanFailed(f"Application startup failed: {self._failure}")
 
     async def shutdown(self) -> None:
         """Let the application clean up, after the last connection is closed."""
@@ -147,24 +153,40 @@ class Lifespan:
     def _ended(self, error: BaseException | None) -> None:
         """Take note of an application that leaves its lifespan."""
         phase, self._phase = self._phase, _Phase.ENDED
+        if self._failure is not None:
+            return  # it has told why
         if phase is _Phase.STARTING:
-            if self._failure is not None:
-                return
-            self._phase = _Phase.UNSUPPORTED
-            if error is None:
-                _logger.debug("The application takes no part in lifespan")
-            elif self._mode == "on":
-                self._failure = f"{type(error).__name__}: {error}"
-                _logger.error("Exception in lifespan startup", exc_info=error)
-            else:
-                # ASGI: go on without lifespan. Django and Channels raise here.
-                _logger.debug("The application supports no lifespan: %r", error)
+            self._ended_at_once(error)
         elif error is not None and not isinstance(error, asyncio.CancelledError):
             _logger.error("Exception in the application's lifespan", exc_info=error)
+        elif phase is _Phase.RUNNING:
+            _logger.debug("The application has left its lifespan: %r", error)
+
+    def _ended_at_once(self, error: BaseException | None) -> None:
+        """Go on without lifespan, or fail, as the mode says."""
+        if self._mode == "on":
+            if error is None:
+                self._failure = "it returned without answering lifespan.startup"
+            else:
+                self._failure = f"{type(error).__name__}: {error}"
+                _logger.error("Exception in lifespan startup", exc_info=error)
+            return
+        # As ASGI asks when it raises, which Django and Channels do at the scope.
+        self._phase = _Phase.UNSUPPORTED
+        if error is not None and self._events.empty():
+            # It did begin to start, so the user may want to know.
+            _logger.info("Exception in lifespan startup", exc_info=error)
+        else:
+            _logger.debug("The application takes no part in lifespan: %r", error)
 
     async def _send(self, message: Message) -> None:
         """Take the application's answer."""
-        kind = message.get("type")
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            raise InvalidMessage(
+                f'a message must be a dict with a "type", not {short_repr(message)}'
+            ) from None
         if self._phase is _Phase.STARTING:
             expected = "lifespan.startup"
         elif self._phase is _Phase.STOPPING:
@@ -173,11 +195,15 @@ class Lifespan:
             raise InvalidMessage(
                 f"{kind!r} while the application is {self._phase.value}"
             )
+        if self._answered.done():
+            raise InvalidMessage(f"{kind!r} after {expected} was answered")
         if kind == f"{expected}.failed":
             self._failure = str(message.get("message", "")) or "no reason given"
-        elif kind != f"{expected}.complete" or self._answered.done():
+        elif kind != f"{expected}.complete":
             raise InvalidMessage(
                 f"{kind!r} where ASGI expects {expected}.complete or {expected}.failed"
             )
-        if not self._answered.done():
-            self._answered.set_result(None)
+        elif self._phase is _Phase.STARTING:
+            # From now on, since it may leave its lifespan before anybody looks.
+            self._phase = _Phase.RUNNING
+        self._answered.set_result(None)

@@ -68,10 +68,10 @@ class FilePart:
             InvalidMessage: Its file isn't an open regular one, or a number of
                 it is none.
         """
-        file = message.get("file")
+        file: Any = message.get("file")
         offset, count = _number(message, "offset"), _number(message, "count")
         try:
-            descriptor = file if type(file) is int else file.fileno()
+            descriptor: int = file if type(file) is int else file.fileno()
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidMessage(f"{file!r} is no regular file")

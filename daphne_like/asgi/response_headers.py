@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, cast
 
 from daphne_like.errors import InvalidMessage
@@ -77,12 +78,14 @@ class FieldReader:
         Raises:
             InvalidMessage: A name or value can't be sent.
         """
+        key: tuple[Header, ...] = ()
         try:
             key = cast("tuple[Header, ...]", tuple(headers))
             fields = self._known.get(key)
         except TypeError:
-            # Pairs may be lists, which can't be looked up.
-            return self._check(_pairs(headers))
+            # Pairs may be lists, which can't be looked up. Headers that can be
+            # read only once are in the key.
+            return self._check(_pairs(key or headers))
         if fields is None:
             fields = self._check(key)
             if len(self._known) >= _MOST_KEPT:
@@ -100,7 +103,9 @@ class FieldReader:
                 if kind is None:
                     name, kind = self._learn(given)
                 if kind is _Kind.LENGTH:
-                    if length is not None or not _LENGTH.fullmatch(value):
+                    if length is not None:
+                        raise InvalidMessage("there is more than one content-length")
+                    if not _LENGTH.fullmatch(value):
                         raise InvalidMessage(f"content-length {value!r} is invalid")
                     length = int(value)
                 elif kind is _Kind.DEFAULT:
@@ -161,7 +166,7 @@ def _pairs(headers: object) -> tuple[Header, ...]:
         pairs = tuple(tuple(pair) for pair in cast("Iterable[Header]", headers))
     except TypeError:
         raise InvalidMessage(
-            f"headers must be pairs of bytes, not {headers!r}"
+            f"headers must be pairs of bytes, not {short_repr(headers)}"
         ) from None
     return cast("tuple[Header, ...]", pairs)
 
@@ -177,7 +182,7 @@ def _explain(fields: object, error: Exception) -> InvalidMessage:
                     return _not_bytes(what, part)
     except (TypeError, ValueError):
         pass
-    return InvalidMessage(f"headers must be pairs of bytes, not {fields!r}")
+    return InvalidMessage(f"headers must be pairs of bytes, not {short_repr(fields)}")
 
 
 def _not_bytes(what: str, part: object) -> InvalidMessage:

@@ -9,7 +9,7 @@ Tests: ``tests/unit/asgi/test_scope.py``.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from daphne_like.asgi.types import Scope
@@ -41,10 +41,10 @@ def http_scope(
     raw_path, query = head.target, b""
     if b"?" in raw_path:
         raw_path, _, query = raw_path.partition(b"?")
-    path = raw_path.decode("latin-1")
+    # Undecodable bytes become U+FFFD; raw_path keeps them.
+    path = raw_path.decode("utf-8", "replace")
     if "%" in path:
-        # Undecodable bytes become U+FFFD; raw_path keeps them.
-        path = unquote(path)
+        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     if root_path and not _is_below(path, root_path):
         path = root_path + path
     client, server = connection.client, connection.server
@@ -67,4 +67,5 @@ def http_scope(
 
 
 def _is_below(path: str, root_path: str) -> bool:
-    return path == root_path or path.startswith(f"{root_path}/")
+    # "OPTIONS *" concerns the server as a whole, wherever applications are.
+    return path in (root_path, "*") or path.startswith(f"{root_path}/")

@@ -5,6 +5,9 @@ Endpoint strings to listening ports.
 (:mod:`~daphne_like.listeners.transports` tells why); every other string is
 Twisted's, with Twisted's transports under the same protocols.
 
+An endpoint of ours first binds and later listens. What is in use is then found
+before the application is started, and nobody can connect before it has.
+
 Tests: ``tests/unit/listeners/test_endpoints.py``.
 """
 
@@ -12,9 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,24 +30,40 @@ from zope.interface import implementer
 
 from daphne_like.errors import ListenError, SettingsError
 from daphne_like.listeners.transports import LoopTransport, twisted_address
+from daphne_like.setting_kinds import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from twisted.internet.interfaces import IAddress, IProtocolFactory
 
     from daphne_like.settings import BindSettings
 
 __all__ = [
+    "LoopPort",
     "SocketEndpoint",
+    "bind_all",
     "build_endpoint_description_strings",
     "endpoint_from_string",
     "endpoint_strings",
+    "scheme_of",
     "twisted_endpoint",
 ]
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
+
+_AF_UNIX = getattr(socket, "AF_UNIX", None)
+
+# asyncio accepts as many connections in one turn of the loop as it is told the
+# backlog is, and after the first failure tries all the others in vain.
+_ACCEPTS_PER_TURN = 32
+
+# A free port of the first address may be taken on the second.
+_PORT_ATTEMPTS = 10
+
+# A name may stand for an address of a family which this system doesn't have.
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def build_endpoint_description_strings(
@@ -87,8 +109,8 @@ def endpoint_strings(bind: BindSettings) -> list[str]:
     for host in hosts:
         strings += build_endpoint_description_strings(host=host, port=port)
     for path in bind.unix_socket:
-        mode = f":mode={bind.uds_permissions:o}"
-        strings += [f"unix:{_quote(path)}{mode}"]
+        [string] = build_endpoint_description_strings(unix_socket=path)
+        strings.append(f"{string}:mode={bind.uds_permissions:o}")
     for descriptor in bind.fd:
         strings += build_endpoint_description_strings(file_descriptor=descriptor)
     return sorted(strings)
@@ -109,14 +131,18 @@ def endpoint_from_string(description: str, backlog: int) -> SocketEndpoint | Non
         SettingsError: The string is malformed.
     """
     (kind, *positional), named = _split(description)
-    maker = _MAKERS.get(kind)
-    if maker is None:
+    known = _KINDS.get(kind)
+    if known is None:
         return None
-    named.setdefault("backlog", str(backlog))
+    make_source, names = known
     try:
-        return SocketEndpoint(maker(*positional, **named))
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"endpoint {description!r}: {_reason(error)}") from None
+        arguments = _arguments(positional, named, (*names, "backlog"))
+        text = arguments.pop("backlog", str(backlog))
+        return SocketEndpoint(
+            make_source(**arguments), _number(text, "backlog", 2**31 - 1)
+        )
+    except ValueError as error:
+        raise SettingsError(f"endpoint {description!r}: {error}") from None
 
 
 def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint:
@@ -132,15 +158,19 @@ def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # noqa: BLE001 - plugins raise what they like
-        raise SettingsError(f"endpoint {description!r}: {_reason(error)}") from None
+        reason = " ".join(str(error).split())
+        if isinstance(error, TypeError) or not reason:
+            # Python's text would name a private function of the plugin.
+            reason = "wrong or missing arguments"
+        raise SettingsError(f"endpoint {description!r}: {reason}") from None
     return endpoint
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, TypeError) or not text:
-        return "wrong or missing arguments"
-    return " ".join(text.split())
+def scheme_of(description: str) -> str:
+    """Tell the URL scheme of what listens on an endpoint of Twisted's."""
+    # HAProxy's own header comes before the TLS handshake: haproxy:ssl:...
+    kind = description.removeprefix("haproxy:").partition(":")[0]
+    return "https" if kind in ("ssl", "tls") else "http"
 
 
 # -- Endpoint strings --------------------------------------------------------
@@ -152,27 +182,48 @@ def _quote(text: str) -> str:
 
 
 def _split(description: str) -> tuple[list[str], dict[str, str]]:
-    """Split at unescaped colons into positional and ``name=value`` arguments."""
-    words: list[str] = [""]
+    """
+    Split at unescaped colons into positional and ``name=value`` arguments.
+
+    Of two arguments with one name the last counts, as in Twisted.
+    """
+    word = ""
     name: str | None = None
     positional: list[str] = []
     named: dict[str, str] = {}
     characters = iter(description + ":")
     for character in characters:
         if character == "\\":
-            words[-1] += next(characters, "")
+            word += next(characters, "")
         elif character == "=" and name is None:
-            name = words[-1]
-            words[-1] = ""
+            name, word = word, ""
         elif character == ":":
             if name is None:
-                positional.append(words[-1])
+                positional.append(word)
             else:
-                named[name] = words[-1]
-            words, name = [""], None
+                named[name] = word
+            word, name = "", None
         else:
-            words[-1] += character
+            word += character
     return positional, named
+
+
+def _arguments(
+    positional: Sequence[str], named: dict[str, str], names: Sequence[str]
+) -> dict[str, str]:
+    """Give the arguments their names, the first of which is needed."""
+    if len(positional) > len(names):
+        raise ValueError(f"at most {len(names)} arguments: {', '.join(names)}")
+    arguments = dict(zip(names, positional, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            raise ValueError(f"unknown argument {name!r}{did_you_mean(name, names)}")
+        if name in arguments:
+            raise ValueError(f"{name} is given twice")
+        arguments[name] = value
+    if names[0] not in arguments:
+        raise ValueError(f"{names[0]} is missing")
+    return arguments
 
 
 def _number(text: str, what: str, largest: int) -> int:
@@ -184,187 +235,304 @@ def _number(text: str, what: str, largest: int) -> int:
 # -- Sockets -----------------------------------------------------------------
 
 
-def _tcp(port: str, interface: str = "", *, backlog: str) -> SocketSource:
-    number = _number(port, "the port", 65535)
-    return SocketSource(
-        lambda: _open_tcp(interface or "0.0.0.0", number),  # noqa: S104 - as asked
-        _number(backlog, "backlog", 65535),
-    )
+class SocketSource:
+    """How to get the sockets of one endpoint."""
+
+    __slots__ = ()
+
+    @property
+    def where(self) -> str:
+        """The address as messages name it."""
+        raise NotImplementedError
+
+    @property
+    def path(self) -> str | None:
+        """The socket file, which is removed at the end; ``None`` for none."""
+        return None
+
+    @property
+    def takes_both_families(self) -> bool:
+        """Whether an IPv6 socket takes IPv4 connections too, if nobody else does."""
+        return False
+
+    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+        """
+        Bind the sockets, or take them over; none listens yet.
+
+        Args:
+            beside: Those which this server has bound already.
+
+        Raises:
+            OSError: The system refuses.
+            ListenError: Something else is in the way; the text is complete.
+        """
+        raise NotImplementedError
 
 
-def _unix(
-    address: str, mode: str = "666", *, backlog: str, lockfile: str = "0"
-) -> SocketSource:
-    # "lockfile" is Twisted's; ours finds stale sockets by connecting instead.
-    if not address or not hasattr(socket, "AF_UNIX"):
-        raise ValueError("a path is needed, on a system with Unix sockets")
-    try:
-        bits = int(mode, 8)
-    except ValueError:
-        raise ValueError(f"mode must be octal digits, not {mode!r}") from None
-    return SocketSource(
-        lambda: [_open_unix(address, bits)],
-        _number(backlog, "backlog", 65535),
-        path=address,
-    )
+@dataclass(frozen=True, slots=True)
+class _TCPSource(SocketSource):
+    """All addresses of a host, with one port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, port: str, interface: str = "") -> _TCPSource:
+        host = interface.strip("[]") or "0.0.0.0"  # noqa: S104 - as asked
+        return cls(host, _number(port, "the port", 65535))
+
+    @property
+    def where(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def takes_both_families(self) -> bool:
+        return self.host == "::"
+
+    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+        try:
+            found = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except ValueError as error:  # what can't be encoded as a host name
+            raise _listen_error(self.where, error) from None
+        addresses = list(dict.fromkeys((item[0], item[4]) for item in found))
+        attempts = 1 if self.port else _PORT_ATTEMPTS
+        while True:
+            try:
+                return self._bind(addresses, beside)
+            except OSError as error:
+                attempts -= 1
+                if error.errno != errno.EADDRINUSE or not attempts:
+                    raise
+
+    def _bind(
+        self,
+        addresses: Sequence[tuple[int, tuple[Any, ...]]],
+        beside: Sequence[socket.socket],
+    ) -> list[socket.socket]:
+        sockets: list[socket.socket] = []
+        unavailable: OSError | None = None
+        try:
+            for family, address in addresses:
+                port = sockets[0].getsockname()[1] if sockets else self.port
+                try:
+                    sock = _bind_tcp(family, (address[0], port, *address[2:]), beside)
+                except OSError as error:
+                    if error.errno not in _NO_SUCH_ADDRESS:
+                        raise
+                    unavailable = error
+                else:
+                    sockets.append(sock)
+            if unavailable is not None and not sockets:
+                raise unavailable
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
 
 
-def _fd(fileno: str, *, backlog: str, domain: str = "") -> SocketSource:
-    # Twisted and Daphne want the domain named; the socket itself knows it.
-    number = _number(fileno, "fileno", 2**31 - 1)
-    return SocketSource(lambda: [_adopt(number)], _number(backlog, "backlog", 65535))
-
-
-def _open_tcp(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of ``host``; port 0 chooses one port for all."""
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except (OSError, UnicodeError) as error:
-        raise ListenError(f"Listen failure: {where}: {error}") from None
-    sockets: list[socket.socket] = []
-    try:
-        for family, address in dict.fromkeys((item[0], item[4]) for item in found):
-            chosen = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(_bind_tcp(family, (address[0], chosen, *address[2:])))
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise ListenError(f"Listen failure: {where}: {error.strerror}") from None
-    return sockets
-
-
-def _bind_tcp(family: int, address: tuple[Any, ...]) -> socket.socket:
-    # asyncio turns Nagle's algorithm off only where the protocol is named.
+def _bind_tcp(
+    family: int, address: tuple[Any, ...], beside: Sequence[socket.socket]
+) -> socket.socket:
+    # Told its protocol, asyncio switches Nagle's algorithm off.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # "::" takes IPv4 as well, unless another listener has it already.
-            both = address[0] == "::"
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
-            try:
-                sock.bind(address)
-            except OSError:
-                if not both:
-                    raise
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(address)
-        else:
-            sock.bind(address)
+            # "::" takes IPv4 as well, unless this server has another socket for it.
+            only = address[0] != "::" or any(
+                other.family == socket.AF_INET and other.getsockname()[1] == address[1]
+                for other in beside
+            )
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        sock.bind(address)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _open_unix(path: str, mode: int) -> socket.socket:
-    """Bind a path, in place of a socket file that nobody listens on."""
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # From the first instant nobody may connect whom the mode excludes.
-    umask = os.umask(0o777 & ~mode)
-    try:
-        sock.bind(path)
-    except OSError as error:
-        sock.close()
-        reason = error.strerror or str(error)
-        raise ListenError(f"Listen failure: {path}: {reason}") from None
-    finally:
-        os.umask(umask)
-    return sock
+@dataclass(frozen=True, slots=True)
+class _UnixSource(SocketSource):
+    """A socket file, in place of one that nobody listens on."""
 
+    address: str
+    mode: int
 
-def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ListenError(f"Listen failure: {path}: exists and is no socket")
-    except OSError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
+    @classmethod
+    def of(
+        cls,
+        address: str,
+        mode: str = "666",
+        lockfile: str = "",  # noqa: ARG003 - Twisted's; here connecting tells
+    ) -> _UnixSource:
+        if _AF_UNIX is None:
+            raise ValueError("this system has no Unix sockets")
+        if not address or "\0" in address:
+            raise ValueError("address must be the path of a file")
+        if not mode or set(mode) - set("01234567") or int(mode, 8) > 0o777:
+            raise ValueError(f"mode must be octal digits up to 777, not {mode!r}")
+        return cls(address, int(mode, 8))
+
+    @property
+    def where(self) -> str:
+        return self.address
+
+    @property
+    def path(self) -> str:
+        return self.address
+
+    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+        if any(other.getsockname() == self.address for other in beside):
+            raise _listen_error(self.address, "is named twice")
+        self._remove_stale()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # From the first instant nobody may connect whom the mode excludes.
+        umask = os.umask(0o777 & ~self.mode)
         try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)
+            sock.bind(self.address)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.umask(umask)
+        return [sock]
+
+    def _remove_stale(self) -> None:
+        try:
+            is_socket = stat.S_ISSOCK(os.lstat(self.address).st_mode)
+        except FileNotFoundError:
             return
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ListenError(f"Listen failure: {path}: {reason}") from None
-    raise ListenError(f"Listen failure: {path}: Address already in use")
+        if not is_socket:
+            raise _listen_error(self.address, "exists and is no socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            # One that doesn't even answer this has a full queue: it is alive.
+            probe.setblocking(False)
+            try:
+                probe.connect(self.address)
+            except ConnectionRefusedError:
+                Path(self.address).unlink(missing_ok=True)
+                return
+            except BlockingIOError:
+                pass
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _adopt(number: int) -> socket.socket:
-    """Take over an open descriptor; the socket knows its own family."""
-    try:
-        sock = socket.socket(fileno=number)
-    except OSError as error:
-        raise ListenError(
-            f"Listen failure: descriptor {number}: {error.strerror}"
-        ) from None
+@dataclass(frozen=True, slots=True)
+class _DescriptorSource(SocketSource):
+    """A socket which this process has inherited; it knows its own family."""
+
+    number: int
+
+    @classmethod
+    def of(
+        cls,
+        fileno: str,
+        domain: str = "",  # noqa: ARG003 - Twisted and Daphne want it named
+    ) -> _DescriptorSource:
+        return cls(_number(fileno, "fileno", 2**31 - 1))
+
+    @property
+    def where(self) -> str:
+        return f"descriptor {self.number}"
+
+    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+        if any(other.fileno() == self.number for other in beside):
+            raise _listen_error(self.where, "is named twice")
+        sock = socket.socket(fileno=self.number)
+        if reason := _no_listener(sock):
+            sock.detach()  # it is somebody else's
+            raise _listen_error(self.where, reason)
+        sock.set_inheritable(False)
+        return [sock]
+
+
+def _no_listener(sock: socket.socket) -> str | None:
+    """Tell why connections can't be accepted from a socket."""
     if sock.type != socket.SOCK_STREAM:
-        raise ListenError(f"Listen failure: descriptor {number}: not a stream socket")
-    return sock
+        return "is no stream socket"
+    try:
+        sock.getpeername()
+    except OSError:
+        return None
+    return "is a connection, not a listening socket"
 
 
-_MAKERS: dict[str, Callable[..., SocketSource]] = {
-    "tcp": _tcp,
-    "unix": _unix,
-    "fd": _fd,
+def _listen_error(where: str, reason: object) -> ListenError:
+    if isinstance(reason, OSError):
+        reason = reason.strerror or reason
+    return ListenError(f"Listen failure: {where}: {reason}")
+
+
+_KINDS: dict[str, tuple[Callable[..., SocketSource], tuple[str, ...]]] = {
+    "tcp": (_TCPSource.of, ("port", "interface")),
+    "unix": (_UnixSource.of, ("address", "mode", "lockfile")),
+    "fd": (_DescriptorSource.of, ("fileno", "domain")),
 }
 
 
-class SocketSource:
+# -- Listening ---------------------------------------------------------------
+
+
+def bind_all(endpoints: Iterable[SocketEndpoint]) -> None:
     """
-    How to open the listening sockets of one endpoint.
+    Bind the endpoints of one server.
 
-    Args:
-        open_sockets: Binds them; raises :class:`ListenError`.
-        backlog: Connections which the kernel keeps until they are accepted.
-        path: The socket file to remove at the end.
+    Raises:
+        ListenError: An address can't be bound. The caller closes all endpoints.
     """
-
-    __slots__ = ("backlog", "open_sockets", "path")
-
-    def __init__(
-        self,
-        open_sockets: Callable[[], list[socket.socket]],
-        backlog: int,
-        path: str | None = None,
-    ) -> None:
-        self.open_sockets = open_sockets
-        self.backlog = backlog
-        self.path = path
+    bound: list[socket.socket] = []
+    # "::" comes last: it has to know who takes IPv4.
+    for endpoint in sorted(endpoints, key=lambda item: item.takes_both_families):
+        bound += endpoint.bind(bound)
 
 
 @implementer(IStreamServerEndpoint)
 class SocketEndpoint:
     """Listens through the running event loop."""
 
-    def __init__(self, source: SocketSource) -> None:
+    def __init__(self, source: SocketSource, backlog: int) -> None:
         self._source = source
-        self._sockets: list[socket.socket] | None = None
+        self._backlog = backlog
+        self._sockets: list[socket.socket] = []
+        self._file: tuple[int, int] | None = None
 
-    def bind(self) -> None:
+    @property
+    def takes_both_families(self) -> bool:
+        """Whether it takes IPv4 connections on an IPv6 socket."""
+        return self._source.takes_both_families
+
+    def bind(self, beside: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
         """
         Claim the addresses without listening, which :meth:`listen` does.
 
-        An address in use is then found before the application is started, and
-        nobody can connect before it has.
+        Args:
+            beside: The sockets which this server has bound already.
 
         Raises:
             ListenError: An address can't be bound.
         """
-        self._sockets = self._source.open_sockets()
+        try:
+            self._sockets = self._source.open(beside)
+        except OSError as error:
+            raise _listen_error(self._source.where, error) from None
+        self._file = self._identify_file()
+        return self._sockets
 
     def close(self) -> None:
-        """Give up what was bound and isn't listening."""
-        for sock in self._sockets or ():
+        """Give up what is bound; remove the socket file unless a successor has it."""
+        for sock in self._sockets:
             sock.close()
-        self._sockets = None
+        self._sockets = []
+        path, file = self._source.path, self._file
+        if path is not None and file is not None and file == self._identify_file():
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+        self._file = None
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
@@ -376,61 +544,87 @@ class SocketEndpoint:
         return Deferred.fromFuture(asyncio.ensure_future(self._listen(factory)))
 
     async def _listen(self, factory: IProtocolFactory) -> IListeningPort:
-        loop = asyncio.get_running_loop()
-        source = self._source
-        if self._sockets is None:
+        if not self._sockets:
             self.bind()
-        sockets, self._sockets = self._sockets or [], None
-        port = LoopPort(sockets, source.path)
-        for sock in sockets:
-            sock.setblocking(False)
-            listen: Callable[..., Coroutine[Any, Any, asyncio.AbstractServer]]
-            is_unix = sock.family == getattr(socket, "AF_UNIX", None)
-            listen = loop.create_unix_server if is_unix else loop.create_server
-            try:
-                server = await listen(
-                    lambda: LoopTransport(factory), sock=sock, backlog=source.backlog
-                )
-            except OSError as error:
-                port.stopListening()
-                reason = error.strerror or error
-                raise ListenError(
-                    f"Listen failure: {sock.getsockname()}: {reason}"
-                ) from None
-            port.servers.append(server)
-        factory.doStart()
-        return port
+        servers: list[asyncio.AbstractServer] = []
+        try:
+            if self._file != self._identify_file():
+                # Bound and not yet listening, it looked stale to another server.
+                raise _listen_error(self._source.where, "another server took it over")
+            for sock in self._sockets:
+                server = await self._start(sock, factory)
+                servers.append(server)
+            return LoopPort(self, factory, servers, self._sockets)
+        except BaseException as error:
+            for server in servers:
+                server.close()
+            self.close()
+            if isinstance(error, OSError):
+                raise _listen_error(self._source.where, error) from None
+            raise
+
+    async def _start(
+        self, sock: socket.socket, factory: IProtocolFactory
+    ) -> asyncio.AbstractServer:
+        sock.setblocking(False)
+        # uvloop says nothing when it can't listen; so that is done here.
+        sock.listen(self._backlog)
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTS_PER_TURN}
+        listen: Callable[..., Any] = loop.create_server
+        if sock.family == _AF_UNIX:
+            listen = loop.create_unix_server
+            if sys.version_info >= (3, 13):
+                # The file may be systemd's; when it is ours, we remove it.
+                options["cleanup_socket"] = False
+        server: asyncio.AbstractServer = await listen(
+            lambda: LoopTransport(factory), **options
+        )
+        # Once more, in place of what the loop took for the backlog.
+        sock.listen(self._backlog)
+        return server
+
+    def _identify_file(self) -> tuple[int, int] | None:
+        """Tell one socket file from another at the same path."""
+        if self._source.path is None:
+            return None
+        try:
+            status = os.lstat(self._source.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
 
 @implementer(IListeningPort)
 class LoopPort:
-    """
-    The listening sockets of one endpoint.
+    """The listening sockets of one endpoint."""
 
-    Attributes:
-        servers: The loop's servers, one a socket.
-    """
-
-    def __init__(self, sockets: Sequence[socket.socket], path: str | None) -> None:
-        self.servers: list[asyncio.AbstractServer] = []
+    def __init__(
+        self,
+        endpoint: SocketEndpoint,
+        factory: IProtocolFactory,
+        servers: Sequence[asyncio.AbstractServer],
+        sockets: Sequence[socket.socket],
+    ) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+        self._servers = list(servers)
         self._addresses = [
             twisted_address(sock, sock.getsockname()) for sock in sockets
         ]
-        self._path = path
-        self._file = _identity(path) if path else None
+        factory.doStart()
 
     def startListening(self) -> None:
         """Do nothing: it listens from the start (IListeningPort)."""
 
     def stopListening(self) -> Deferred[None]:
         """Accept no more; connections go on (IListeningPort)."""
-        for server in self.servers:
-            server.close()
-        self.servers.clear()
-        if self._path and self._file == _identity(self._path):
-            # Ours still, and not that of a successor.
-            with contextlib.suppress(OSError):
-                Path(self._path).unlink()
+        if self._servers:
+            for server in self._servers:
+                server.close()
+            self._servers.clear()
+            self._endpoint.close()
+            self._factory.doStop()
         return succeed(None)
 
     def getHost(self) -> IAddress:
@@ -440,11 +634,3 @@ class LoopPort:
     def addresses(self) -> list[IAddress]:
         """Tell all addresses, as a host name may have several."""
         return list(self._addresses)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

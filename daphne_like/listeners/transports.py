@@ -38,8 +38,10 @@ __all__ = ["LoopTransport", "twisted_address"]
 
 _DONE = Failure(ConnectionDone())
 
-# The most that one call hands to the kernel, so that others get their turn.
+# The most of a file that goes to the kernel at once, so that others get their turn.
 _SENDFILE_BYTES = 1024 * 1024
+# What is read of a file when the kernel can't take it by itself.
+_FILE_BYTES = 64 * 1024
 
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
@@ -58,11 +60,11 @@ class LoopTransport(asyncio.Protocol):
     __slots__ = (
         "_factory",
         "_file_bytes",
+        "_flushing",
         "_lost",
         "_producer",
         "_protocol",
         "_transport",
-        "_waiter",
         "data_received",
         "write",
     )
@@ -77,9 +79,9 @@ class LoopTransport(asyncio.Protocol):
         self._producer: IPushProducer | None = None
         self._protocol: IProtocol | None = None
         self._lost = False
-        # A file being sent: bytes left, and what it waits for.
+        # A file being sent: bytes left, and its wait for what was written before.
         self._file_bytes = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._flushing: asyncio.Future[None] | None = None
         self.data_received = _ignore
 
     # -- Called by the loop --------------------------------------------------
@@ -88,7 +90,9 @@ class LoopTransport(asyncio.Protocol):
         """Make the Twisted protocol and connect it."""
         self._transport = cast("asyncio.Transport", transport)
         self.write = self._transport.write
-        protocol = self._factory.buildProtocol(self.getPeer())
+        protocol = None
+        if not self._has_gone():
+            protocol = self._factory.buildProtocol(self.getPeer())
         if protocol is None:
             self._transport.abort()
             return
@@ -98,10 +102,18 @@ class LoopTransport(asyncio.Protocol):
         self._transport.set_protocol(self)
         protocol.makeConnection(self)
 
+    def _has_gone(self) -> bool:
+        """Whether the peer left before it was accepted: then it has no address."""
+        sock = self._transport.get_extra_info("socket")
+        return sock.family in (
+            socket.AF_INET,
+            socket.AF_INET6,
+        ) and not self._transport.get_extra_info("peername")
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the protocol; free what refers to it."""
         self._lost = True
-        self._wake()
+        self._flushed()
         protocol, self._protocol = self._protocol, None
         self.data_received = _ignore
         self._producer = None
@@ -116,8 +128,8 @@ class LoopTransport(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Resume the producer: the buffer is below its low-water mark."""
-        if self._waiter is not None:
-            self._wake()
+        if self._flushing is not None:
+            self._flushed()
         elif self._producer is not None:
             self._producer.resumeProducing()
 
@@ -134,7 +146,10 @@ class LoopTransport(asyncio.Protocol):
     def loseWriteConnection(self) -> None:
         """Close our side when everything is written, where that can be told."""
         if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the peer has gone
+                self._transport.abort()
         else:
             self._transport.close()
 
@@ -210,7 +225,12 @@ class LoopTransport(asyncio.Protocol):
         """
         Let the kernel copy bytes of a file to the socket.
 
-        Meanwhile the producer is paused, so that its stall deadline runs.
+        The transport's own buffer is empty meanwhile, so that the order is kept.
+        When the socket is full, or the kernel can't copy from such a file, the
+        next piece goes through that buffer, whose emptying is told by the loop.
+
+        The producer is paused, so that its stall deadline runs. When the
+        connection is lost, the rest isn't sent.
 
         Args:
             file: An open descriptor, which stays the caller's.
@@ -224,57 +244,49 @@ class LoopTransport(asyncio.Protocol):
         producer = self._producer
         if producer is not None:
             producer.pauseProducing()
-        # A descriptor of our own: loops refuse to watch that of a transport,
-        # and it can't be closed and given to another connection meanwhile.
-        out = os.dup(self._transport.get_extra_info("socket").fileno())
         try:
-            await self._flushed()
+            await self._flush()
             while self._file_bytes and not self._lost:
-                size = min(self._file_bytes, _SENDFILE_BYTES)
-                try:
-                    sent = os.sendfile(out, file, offset, size)
-                except BlockingIOError:
-                    await self._writable(out)
-                    continue
-                except (BrokenPipeError, ConnectionError):
-                    self._transport.abort()
-                    break
+                sent = self._send_piece(file, offset)
                 if not sent:
                     raise EOFError("the file ended early")
                 offset += sent
                 self._file_bytes -= sent
                 await asyncio.sleep(0)
+                await self._flush()
         finally:
-            os.close(out)
             self._file_bytes = 0
             if producer is not None and not self._lost:
                 producer.resumeProducing()
 
-    async def _flushed(self) -> None:
-        """Wait until the loop has written its buffer to the last byte."""
-        if self._transport.get_write_buffer_size():
-            await self._wait(lambda: self._transport.set_write_buffer_limits(0))
-            if not self._lost:
-                self._transport.set_write_buffer_limits()
-
-    async def _writable(self, out: int) -> None:
-        loop = asyncio.get_running_loop()
+    def _send_piece(self, file: int, offset: int) -> int:
+        """Send the next piece of a file; return its size, 0 at the file's end."""
+        count = min(self._file_bytes, _SENDFILE_BYTES)
+        out = self._transport.get_extra_info("socket").fileno()
         try:
-            await self._wait(lambda: loop.add_writer(out, self._wake))
-        finally:
-            loop.remove_writer(out)
+            return os.sendfile(out, file, offset, count)
+        except OSError:
+            data = os.pread(file, min(count, _FILE_BYTES), offset)
+            self.write(data)  # and when the peer has gone, the loop finds out here
+            return len(data)
 
-    async def _wait(self, begin: Callable[[], object]) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        if self._lost:
+    async def _flush(self) -> None:
+        """Wait until the loop has written its buffer to the last byte."""
+        transport = self._transport
+        if self._lost or not transport.get_write_buffer_size():
             return
-        begin()
-        await self._waiter
+        self._flushing = asyncio.get_running_loop().create_future()
+        transport.set_write_buffer_limits(0)
+        try:
+            await self._flushing
+        finally:
+            self._flushing = None
+            if not self._lost:
+                transport.set_write_buffer_limits()
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _flushed(self) -> None:
+        if self._flushing is not None and not self._flushing.done():
+            self._flushing.set_result(None)
 
 
 def twisted_address(sock: socket.socket, name: object) -> IAddress:

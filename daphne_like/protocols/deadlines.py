@@ -8,13 +8,15 @@ instant, as the keep-alive deadline does with each request, costs nothing: the
 visit finds that it isn't due and moves the connection on. Only an *earlier*
 deadline asks for a call of :meth:`DeadlineWheel.schedule`.
 
-Deadlines are kept to the next whole tick: never early, less than a second late.
+Deadlines are kept to a tick: never early, and told at the first tick in the
+second after them at the latest.
 
 Tests: ``tests/unit/protocols/test_deadlines.py``.
 """
 
 from __future__ import annotations
 
+import logging
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["DeadlineHolder", "DeadlineWheel"]
+
+_logger = logging.getLogger("daphne_like.server")
 
 
 class DeadlineHolder(Protocol):
@@ -82,10 +86,17 @@ class DeadlineWheel:
                 holder.covered_from = inf
                 deadline = holder.next_deadline()
                 if deadline <= now:
-                    holder.deadline_passed(now)
+                    self._tell(holder, now)
                 elif deadline != inf:
                     self.schedule(holder, deadline)
             del self._slots[slot]
+
+    def _tell(self, holder: DeadlineHolder, now: float) -> None:
+        """Tell one holder; a fault in it must not cost others their deadlines."""
+        try:
+            holder.deadline_passed(now)
+        except Exception:
+            _logger.exception("A deadline could not be kept")
 
     def __len__(self) -> int:
         """Count the holders on the wheel."""

@@ -74,6 +74,7 @@ class _State(Enum):
 
     READING = "parsed as requests"
     LAST = "parsed for the body of the last request, then ignored"
+    ENDING = "ignored; the last answer is on its way, then we linger"
     LINGERING = "ignored; our side is closed, the peer's is not yet"
     CLOSING = "ignored; the answer is still being written"
     CLOSED = "none arrive"
@@ -126,13 +127,15 @@ class HTTP1Protocol:
     Flow control towards the application: bytes of bodies that no application
     has taken are counted in ``_unread_bytes``. Above the high-water mark, or
     with a full pipeline, the transport pauses reading and TCP tells the peer;
-    :meth:`body_consumed` or the next answer resumes it.
+    :meth:`body_consumed` or the next answer resumes it. What had been read by
+    then is kept in ``_held``.
 
     Flow control towards the peer: the transport, whose producer this is, calls
     :meth:`pauseProducing` above its own mark. From then on ``congested`` is
     true and ``send()`` waits for :meth:`drained`, which comes true with
     :meth:`resumeProducing` or the end of the connection; that end comes after
-    ``timeout_send`` without progress.
+    ``timeout_send`` without progress. Meanwhile no request starts: a peer that
+    asks on and on and reads no answer would fill the memory with answers.
 
     Deadlines are instants of the wheel's clock, ``inf`` when nothing is due.
     """
@@ -226,9 +229,8 @@ class HTTP1Protocol:
         self._context.connections.discard(self)
         self._context.wheel.remove(self)
         self._reader.close()
-        self._held = b""
-        self._queue.clear()
-        self._receiving = None
+        self._forget_requests()
+        self._send_deadline = inf
         self._wake_senders()
         current, self._current = self._current, None
         if current is not None:
@@ -238,7 +240,10 @@ class HTTP1Protocol:
         """Take no further request; answer what was received, then close."""
         if self._state is _READING:
             self._state = _State.LAST
-            if self._current is None and self._receiving is None:
+            if self._receiving is None:
+                self._held = b""
+            self._pace_reading()
+            if not (self._current or self._receiving or self._queue):
                 self._close()
 
     def stop(self) -> None:
@@ -249,9 +254,9 @@ class HTTP1Protocol:
     def _close(self) -> None:
         """Close when everything is written, or when that takes too long."""
         self._state = _State.CLOSING
-        self._idle_deadline = inf
+        self._forget_requests()
         self._await_progress()
-        self.transport.unregisterProducer()
+        self._leave_transport()
         self.transport.loseConnection()
 
     def _linger(self) -> None:
@@ -266,12 +271,30 @@ class HTTP1Protocol:
             self._close()
             return
         self._state = _State.LINGERING
-        self._body_deadline = inf
+        self._forget_requests()
         self._await_progress()
         self._idle_deadline = self._clock() + _LINGER_TIMEOUT
         self._watch(self._idle_deadline)
+        self._leave_transport()
         half_close()
         self._pace_reading()
+
+    def _leave_transport(self) -> None:
+        """
+        Take no more part in the flow control of the transport.
+
+        Twisted's transports half-close only when no producer waits for them.
+        """
+        self.transport.unregisterProducer()
+        self._wake_senders()
+
+    def _forget_requests(self) -> None:
+        """Let go of all requests but the current one, and of their deadlines."""
+        self._queue.clear()
+        self._rejection = None
+        self._receiving = None
+        self._held = b""
+        self._idle_deadline = self._request_deadline = self._body_deadline = inf
 
     # -- Bytes in ------------------------------------------------------------
 
@@ -298,7 +321,10 @@ class HTTP1Protocol:
         start = 0
         self._held = b""
         while start < len(data) and len(self._queue) < self._most_queued:
-            size = FEED_BYTES if self._receiving is None else _BODY_HIGH_WATER_BYTES
+            size = FEED_BYTES
+            remaining = self._reader.remaining_body_bytes
+            if FEED_BYTES < remaining < inf:
+                size = min(int(remaining), _BODY_HIGH_WATER_BYTES)
             piece = data[start : start + size]
             start += size
             try:
@@ -307,14 +333,16 @@ class HTTP1Protocol:
             except RequestRejected as rejection:
                 self._refuse(rejection)
                 return
-            if self._state is not _READING and self._receiving is None:
-                start = len(data)
             self._advance()
+            if self._state is not _READING and self._receiving is None:
+                return
         self._held = data[start:]
         self._pace_reading()
 
     def request_received(self, head: RequestHead) -> None:
         """Queue a request; it starts when the read has proved sound."""
+        if self._state is not _READING:
+            return  # in one read with the end of the last request
         stream = self._context.open_stream(head, self._connection, self)
         self._queue.append(stream)
         if not self._reader.keep_alive:
@@ -330,9 +358,11 @@ class HTTP1Protocol:
             return
         self._unread_bytes += len(data)
         stream.body_received(data)
+        # RFC 9110 section 10.1.1: one that doesn't wait need not be asked.
+        stream.head.expects_continue = False
         if self._unread_bytes > _BODY_HIGH_WATER_BYTES:
             self._pace_reading()
-        elif self._body_deadline != inf:
+        else:
             self._await_body()
 
     def body_ended(self) -> None:
@@ -348,18 +378,22 @@ class HTTP1Protocol:
 
     def _refuse(self, rejection: RequestRejected) -> None:
         """Answer with an error when the requests before it have their answer."""
-        self._state = _State.LAST
+        if self._state is not _READING and self._receiving is None:
+            return  # what is behind the last request doesn't matter
+        broken, self._receiving = self._receiving, None
+        self._state = _State.ENDING
         self._body_deadline = inf
         self._held = b""
-        broken = self._receiving
         if broken is not None and broken is self._current:
             broken.reject(rejection)
             return
-        self._receiving = None
-        if broken is not None and broken in self._queue:
+        if broken is None:
+            self._rejection = rejection
+        elif broken in self._queue:
             self._queue.remove(broken)
-        self._rejection = rejection
-        self._advance()
+            self._rejection = rejection
+        # Else it has its answer already, and gets no second one.
+        self._next_request()
 
     # -- Requests in order ---------------------------------------------------
 
@@ -369,15 +403,17 @@ class HTTP1Protocol:
             return  # an application that ends at once comes back to this loop
         self._advancing = True
         queue = self._queue
-        while queue and self._current is None:
+        while queue and self._current is None and not self.congested:
             self._current = stream = queue.pop(0)
             self._idle_deadline = inf
             if self._limits.http_timeout:
                 self._request_deadline = self._clock() + self._limits.http_timeout
                 self._watch(self._request_deadline)
             stream.start()
+            if self._held and len(queue) < self._most_queued:
+                self._read_slices(b"")
         self._advancing = False
-        if self._rejection is not None and self._current is None:
+        if self._rejection is not None and self._current is None and not queue:
             self._answer_rejection(self._rejection)
         if queue or self._reading_paused:
             self._pace_reading()
@@ -386,8 +422,7 @@ class HTTP1Protocol:
         """Answer what isn't a request, as the last thing on the connection."""
         self._rejection = None
         stream = self._context.open_stream(RequestHead(b""), self._connection, self)
-        # There may be more of it to come, which the peer must be able to send.
-        self._receiving = self._current = stream
+        self._current = stream
         stream.reject(rejection)
 
     def _response_ended(self) -> None:
@@ -395,12 +430,12 @@ class HTTP1Protocol:
         stream, self._current = self._current, None
         self._request_deadline = inf
         if self._state is _READING and not (
-            self._receiving or self._queue or self._held or self._reader.head_begun
+            self._receiving or self._queue or self._reader.head_begun
         ):
             self._idle_deadline = deadline = self._clock() + self._keep_alive_timeout
             if deadline < self.covered_from:
                 self._context.wheel.schedule(self, deadline)
-        elif self._receiving is None or self._receiving is not stream:
+        elif self._receiving is not stream:
             self._next_request()
         elif self._must_close_unread():
             self._receiving = None
@@ -408,14 +443,14 @@ class HTTP1Protocol:
 
     def _next_request(self) -> None:
         """Go on after a response, or after an unread body's end."""
-        if self._held and len(self._queue) < self._most_queued:
-            self._read_slices(b"")
         if self._queue or self._rejection is not None:
             self._advance()
-        elif self._current is not None or self._receiving is not None:
+        if self._current or self._receiving or self._queue or self._rejection:
             return
-        elif self._state is _State.LAST:
+        if self._state is _State.LAST:
             self._close()
+        elif self._state is _State.ENDING:
+            self._linger()
         elif self._reader.head_begun:
             self._expect_head()
         else:
@@ -468,6 +503,8 @@ class HTTP1Protocol:
         """Learn that the transport's buffer has room (IPushProducer)."""
         self._send_deadline = inf
         self._wake_senders()
+        if self._queue:
+            self._advance()
 
     def stopProducing(self) -> None:
         """Learn that the transport is gone (IPushProducer)."""
@@ -491,12 +528,19 @@ class HTTP1Protocol:
     # -- Deadlines -----------------------------------------------------------
 
     def _expect_head(self) -> None:
-        if self._current is None and self._limits.timeout_request_header:
-            self._idle_deadline = self._clock() + self._limits.timeout_request_header
+        if self._current is None and self._state is _READING:
+            timeout = self._limits.timeout_request_header or inf
+            self._idle_deadline = self._clock() + timeout
             self._watch(self._idle_deadline)
 
     def _await_body(self) -> None:
-        if self._limits.timeout_request_body and not self._reading_paused:
+        receiving = self._receiving
+        if (
+            self._limits.timeout_request_body
+            and not self._reading_paused
+            # The client waits to be asked: no fault of its.
+            and not (receiving is not None and receiving.head.expects_continue)
+        ):
             self._body_deadline = self._clock() + self._limits.timeout_request_body
             self._watch(self._body_deadline)
 
@@ -511,8 +555,16 @@ class HTTP1Protocol:
             self._context.wheel.schedule(self, deadline)
 
     def _transport_buffer(self) -> int:
-        size = getattr(self.transport, "write_buffer_bytes", None)
-        return size() if size is not None else 0
+        """Count the bytes which the peer hasn't taken yet."""
+        transport: Any = self.transport
+        if hasattr(transport, "write_buffer_bytes"):
+            return int(transport.write_buffer_bytes())
+        # Twisted's own, which have no method for it: what is being sent, and
+        # what will be put behind it.
+        sending = len(getattr(transport, "dataBuffer", b""))
+        sent: int = getattr(transport, "offset", 0)
+        waiting: int = getattr(transport, "_tempDataLen", 0)
+        return sending - sent + waiting
 
     def next_deadline(self) -> float:
         """Tell the earliest deadline (DeadlineHolder)."""
@@ -533,16 +585,12 @@ class HTTP1Protocol:
                 return
         if self._idle_deadline <= now:
             self._idle_deadline = inf
-            if self._state is _READING and self._reader.head_begun:
-                self._refuse(RequestRejected(408, "The request took too long."))
-            elif self._state is _READING or self._state is _State.LINGERING:
-                self._close()
-        elif self._body_deadline <= now:
+            self._idled(now)
+        if self._body_deadline <= now:
             self._body_deadline = inf
             self._refuse(RequestRejected(408, "The request body took too long."))
-        elif self._request_deadline <= now:
+        if self._request_deadline <= now:
             self._request_deadline = inf
-            self._state = _State.LAST
             if self._current is not None:
                 self._current.reject(
                     RequestRejected(503, "The application took too long.")
@@ -551,12 +599,25 @@ class HTTP1Protocol:
         if deadline != inf:
             self._watch(deadline)
 
+    def _idled(self, now: float) -> None:
+        """End a connection on which nothing has come for too long."""
+        if self._state is _READING and self._reader.head_begun:
+            self._refuse(RequestRejected(408, "The request took too long."))
+        elif self._state is _READING and self.congested:
+            # The peer is still busy with the answers.
+            self._idle_deadline = now + self._keep_alive_timeout
+        elif self._state is _State.LINGERING and self._transport_buffer():
+            self._idle_deadline = now + _LINGER_TIMEOUT
+        elif self._state in (_READING, _State.LINGERING):
+            self._close()
+
     # -- Bytes out (StreamSender) --------------------------------------------
 
     def send_continue(self) -> None:
         """Ask for the body (RFC 9110 section 10.1.1)."""
         if self._receiving is not None and self._receiving is self._current:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._await_body()
 
     def send_informational(self, status: int, headers: Sequence[Header]) -> None:
         """Send a 1xx head; RFC 9110 section 15.2: never to HTTP/1.0."""
@@ -611,15 +672,25 @@ class HTTP1Protocol:
     ) -> bytes:
         """Decide whether the connection is closed after this response."""
         if fields.close or self._framing is _Framing.UNTIL_CLOSE:
-            self._queue.clear()
+            self._take_no_more()
+        elif end and self._receiving is self._current and self._must_close_unread():
             self._state = _State.LAST
-        elif end and self._receiving is not None and self._must_close_unread():
-            self._state = _State.LAST
-        if self._state is not _READING and not self._queue:
+        if self._state is not _READING and not (self._queue or self._rejection):
             return b"connection: close\r\n"
         if head.http_version == "1.0":
             return b"connection: keep-alive\r\n"
         return b""
+
+    def _take_no_more(self) -> None:
+        """Make the current request the last one, whatever was read behind it."""
+        if self._queue or self._rejection is not None:
+            # Whatever is held or being received belongs to those, too.
+            self._queue.clear()
+            self._rejection = self._receiving = None
+            self._held = b""
+            self._state = _State.ENDING
+        elif self._state is _READING:
+            self._state = _State.LAST
 
     def send_body(self, body: bytes, end: bool) -> None:
         """Write a further piece, in chunked coding where it was announced."""
@@ -667,9 +738,9 @@ class HTTP1Protocol:
                 self._write(data)
                 if self.congested:
                     await self.drained()
-                if self._state is _State.CLOSED:
-                    return
-        if self._framing is _CHUNKED and self._state is not _State.CLOSED:
+                if self._current is None:
+                    return  # broken off, or the connection is gone
+        if self._framing is _CHUNKED and self._current is not None:
             self._write(b"\r\n")
 
     def abort(self) -> None:
@@ -678,7 +749,8 @@ class HTTP1Protocol:
         if self._framing is _Framing.UNTIL_CLOSE:
             # A regular close would look like the regular end: reset instead.
             self._state = _State.CLOSING
-            self.transport.unregisterProducer()
+            self._forget_requests()
+            self._leave_transport()
             self.transport.abortConnection()
         else:
             self._close()

@@ -58,6 +58,7 @@ _HOST = re.compile(
 _ABSOLUTE_FORM = re.compile(
     rb"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.DOTALL | re.IGNORECASE
 )
+_BLANK_LINES = re.compile(rb"[\r\n]*")
 _METHOD_START = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]")
 
 # Each byte of a chunked body pays for so many bytes of chunk sizes, extensions
@@ -98,6 +99,9 @@ class RequestReader:
         "_completed",
         "_content_length",
         "_counted_fields",
+        "_dropped_bytes",
+        "_dropped_fields",
+        "_fault",
         "_head",
         "_head_bytes",
         "_host",
@@ -144,9 +148,13 @@ class RequestReader:
         self._head: RequestHead | None = None
         # Of a head that comes in pieces: fields counted, their bytes, and
         # bytes which the parser keeps to itself until a field is complete.
+        # Fields with an underscore count although they are dropped.
         self._counted_fields = 0
         self._head_bytes = 0
+        self._dropped_fields = 0
+        self._dropped_bytes = 0
         self._unparsed_bytes = 0
+        self._fault: tuple[int, str] | None = None
         self._parser = HttpRequestParser(self)
 
     def close(self) -> None:
@@ -182,21 +190,22 @@ class RequestReader:
         self._repeated_head = None
         self._last_fed = b""
         completed = self._completed
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-        except HttpParserCallbackError as error:
-            if not isinstance(error.__context__, RequestRejected):
-                raise
-            raise error.__context__ from None
-        except HttpParserError as error:
-            if not self.keep_alive and not self._in_body and self._head is None:
-                # RFC 9112 section 9.6: nothing after "close" is a request.
-                return False
-            raise self._explain(error, data) from None
+        rest = data
+        while True:
+            try:
+                self._parser.feed_data(rest)
+                break
+            except HttpParserUpgrade as upgrade:
+                rest = self._ignore_upgrade(rest[upgrade.args[0] :])
+            except HttpParserError as error:
+                if isinstance(error, HttpParserCallbackError) and not self._fault:
+                    raise  # the sink's own
+                if not self.keep_alive and not self._in_body and self._head is None:
+                    # RFC 9112 section 9.6: nothing after "close" is a request.
+                    return False
+                raise self._explain(error, data) from None
         if completed == self._completed or self._head is not None:
-            return self._bound(len(data))
+            return self._bound(data)
         if (
             self._plain
             and len(data) <= _MOST_REPEATED_BYTES
@@ -209,13 +218,28 @@ class RequestReader:
         return False
 
     def _counts_by_feed(self) -> bool:
-        """Whether a head within one feed can't exceed the limit for fields."""
-        return not 0 < self._limits.limit_request_header < FEED_BYTES
+        """
+        Whether a head within one feed can't exceed the limit for fields.
+
+        Fields count as written with a space behind the colon. Without it they
+        take fewer bytes than they count, but more than half of them.
+        """
+        return not 0 < self._limits.limit_request_header < 2 * FEED_BYTES
 
     def _explain(self, error: HttpParserError, data: bytes) -> RequestRejected:
-        """Find the status for what llhttp refused; its texts are constants."""
+        """
+        Find the status for what was refused, by us or by llhttp.
+
+        llhttp's texts are constants. Our own exception isn't asked of the
+        parser's, which loses it when another one is being handled meanwhile.
+        """
+        if self._fault is not None:
+            return RequestRejected(*self._fault)
         text = str(error.args[0]) if error.args else "Invalid request"
-        if isinstance(error, HttpParserInvalidMethodError):
+        if (
+            isinstance(error, HttpParserInvalidMethodError)
+            or text == "Invalid method for HTTP/x.x request"
+        ):
             fresh = not self._completed and not self.head_begun
             if fresh and not _METHOD_START.match(data):
                 # Another protocol altogether: TLS on a plain port, say.
@@ -226,29 +250,34 @@ class RequestReader:
             return RequestRejected(505, "The HTTP version is not supported.")
         return RequestRejected(400, f"{text}.")
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _ignore_upgrade(self, rest: bytes) -> bytes:
         """
         Go on without the upgrade; RFC 9110 section 7.8 lets a server ignore it.
 
         llhttp takes all that follows for the other protocol. When the request
         announced a body, that is what follows, and it must never be parsed as
         a request: a parser which has seen nothing but the framing reads it.
+
+        Returns:
+            What is to be parsed next.
         """
         if self._in_body:
-            self.keep_alive = False
             framing = b"content-length: %d" % self._content_length
             if self._chunked:
                 framing = b"transfer-encoding: chunked"
             self._parser = HttpRequestParser(_BodyCallbacks(self))
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-        if rest:
-            self.feed(rest)
+        return rest
 
     # -- Callbacks of the parser ---------------------------------------------
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target; the first one begins a request."""
+        self._unparsed_bytes = 0
         if self._head is None:
+            if not self.keep_alive:
+                # Only we find that chunked HTTP/1.0 isn't kept alive.
+                self._reject(400, "This follows the last request.")
             self._head = RequestHead(url)
             self._host_seen = False
             self._plain = self._may_be_plain
@@ -263,6 +292,9 @@ class RequestReader:
             # no place for them; _bound limits their bytes.
             return
         name = name.lower()
+        # RFC 9110 section 5.5: without the whitespace around it, of which
+        # llhttp leaves what is behind.
+        value = value.rstrip()
         if name in _NOTED:
             if value == self._host and name == b"host" and not self._host_seen:
                 self._host_seen = True  # as on the request before, mostly
@@ -272,9 +304,12 @@ class RequestReader:
             # CGI-like environments fold "_" and "-" (CVE-2015-0219).
             policy = self._limits.header_underscores
             if policy == "drop":
+                self._plain = False
+                self._dropped_fields += 1
+                self._dropped_bytes += len(name) + len(value) + 4
                 return
             if policy == "reject":
-                _reject(400, "A header name holds an underscore.")
+                self._reject(400, "A header name holds an underscore.")
         head.headers.append((name, value))
 
     def _note(self, head: RequestHead, name: bytes, value: bytes) -> None:
@@ -283,30 +318,33 @@ class RequestReader:
         if name == b"host":
             # RFC 9112 section 3.2: 400 to more than one Host, or an invalid one.
             if self._host_seen:
-                _reject(400, "There is more than one Host.")
+                self._reject(400, "There is more than one Host.")
             if value != self._host and not _HOST.fullmatch(value):
-                _reject(400, "The Host is invalid.")
+                self._reject(400, "The Host is invalid.")
             self._host_seen = True
             self._host = value
         elif name == b"content-length":
             # llhttp has seen to it that it is one number, and the only one.
             self._content_length = int(value)
         elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                # RFC 9112 section 6.1: 501 to a coding which isn't understood;
+                # the body would not be what its other fields say.
+                self._reject(501, "The transfer coding is not implemented.")
             self._chunked = True
         elif name == b"expect":
             # RFC 9110 section 10.1.1: others may be ignored.
             head.expects_continue = value.lower() == b"100-continue"
         elif name == b"te":
             tokens = [token.strip() for token in value.lower().split(b",")]
-            head.accepts_trailers = b"trailers" in tokens
+            head.accepts_trailers |= b"trailers" in tokens
 
     def on_headers_complete(self) -> None:
         """Check the head as a whole and pass it on."""
         head, parser = self._head, self._parser
         assert head is not None
-        self._head = None
         method = parser.get_method()
-        head.method = _METHODS.get(method) or method.decode("ascii")
+        head.method = _METHODS.get(method) or self._other_method(method)
         self.keep_alive = keep_alive = parser.should_keep_alive()
         target = head.target
         if not (
@@ -320,36 +358,44 @@ class RequestReader:
             and len(head.headers) <= self._most_fields
         ):
             self._check(head, parser.get_http_version())
+        self._head = None
         self._last_head = head
         self._sink.request_received(head)
+
+    def _other_method(self, method: bytes) -> str:
+        if method == b"CONNECT":
+            self._reject(501, "The method is not implemented.")
+        return method.decode("ascii")
 
     def _check(self, head: RequestHead, version: str) -> None:
         """Check a head that isn't plain."""
         self._plain = False
-        if version != "1.1":
-            self._check_old_version(head, version)
-        elif not self._host_seen:
-            _reject(400, "There is no Host.")
-        if head.target[0] != 0x2F or b"#" in head.target:
-            self._reduce_target(head)
-        if len(head.target) > self._most_target_bytes:
-            _reject(414, "The request target is too long.")
-        if not self._may_be_plain:
+        if self._may_be_plain and not self._dropped_fields:
+            self._check_counts(head, len(head.headers))
+        else:
             self._check_head_size(head)
             self.head_begun = False
             self._may_be_plain = self._counts_by_feed()
             self._counted_fields = self._head_bytes = self._unparsed_bytes = 0
-        if len(head.headers) > self._most_fields:
-            _reject(431, "There are too many header fields.")
+            self._dropped_fields = self._dropped_bytes = 0
+        if version != "1.1":
+            self._check_old_version(head, version)
+        elif not self._host_seen:
+            self._reject(400, "There is no Host.")
+        if head.target[0] != 0x2F or b"#" in head.target:
+            self._reduce_target(head)
         if self._chunked or self._content_length:
             if self._content_length > self._limits.limit_request_body > 0:
-                _reject(413, "The request body is too large.")
+                self._reject(413, "The request body is too large.")
             head.has_body = self._in_body = True
+            if self._parser.should_upgrade():
+                # What is behind a body that llhttp didn't frame isn't trusted.
+                self.keep_alive = False
 
     def _check_old_version(self, head: RequestHead, version: str) -> None:
         if version != "1.0":
             # llhttp lets 0.9 and 2.0 pass; RFC 9110 section 15.6.6.
-            _reject(505, "The HTTP version is not supported.")
+            self._reject(505, "The HTTP version is not supported.")
         head.http_version = "1.0"
         # RFC 9110 section 10.1.1: no 100 to an HTTP/1.0 client.
         head.expects_continue = False
@@ -361,16 +407,17 @@ class RequestReader:
         """Bring a target into origin-form (RFC 9112 section 3.2)."""
         target = head.target
         if b"#" in target:
-            _reject(400, "The request target has a fragment.")
-        if head.method == "CONNECT":
-            if target[0] == 0x2F:
-                _reject(400, "CONNECT needs an authority.")
-            _reject(501, "The method is not implemented.")
+            self._reject(400, "The request target has a fragment.")
         if target == b"*" and head.method == "OPTIONS":
             return
         absolute = _ABSOLUTE_FORM.fullmatch(target)
-        if absolute is None or not absolute[1] or not _HOST.fullmatch(absolute[1]):
-            _reject(400, "The request target is invalid.")
+        # RFC 9110 section 4.2.1: an http URI with an empty host is invalid.
+        if (
+            absolute is None
+            or absolute[1][:1] in (b"", b":")
+            or not _HOST.fullmatch(absolute[1])
+        ):
+            self._reject(400, "The request target is invalid.")
         # RFC 9112 section 3.2.2: the authority replaces Host.
         head.target = (absolute[2] or b"/") + (absolute[3] or b"")
         others = [field for field in head.headers if field[0] != b"host"]
@@ -381,7 +428,7 @@ class RequestReader:
         self._body_bytes += len(data)
         if self._body_bytes > self._limits.limit_request_body > 0:
             # Chunked requests announce nothing, so bytes are counted.
-            _reject(413, "The request body is too large.")
+            self._reject(413, "The request body is too large.")
         self._sink.body_received(data)
 
     def on_message_complete(self) -> None:
@@ -394,44 +441,60 @@ class RequestReader:
             self._sink.body_ended()
         self._completed += 1
 
+    def _reject(self, status: int, detail: str) -> NoReturn:
+        self._fault = (status, detail)
+        raise RequestRejected(status, detail)
+
     # -- Limits on what the parser keeps to itself ---------------------------
 
     def _check_head_size(self, head: RequestHead) -> None:
+        """Hold the target and the fields so far against their limits."""
         fields = head.headers[self._counted_fields :]
         self._counted_fields += len(fields)
         self._head_bytes += sum(len(name) + len(value) + 4 for name, value in fields)
-        limits = self._limits
-        if self._head_bytes > limits.limit_request_header > 0:
-            _reject(431, "The header fields are too large.")
-        if self._counted_fields > self._most_fields:
-            _reject(431, "There are too many header fields.")
-        if len(head.target) > self._most_target_bytes:
-            _reject(414, "The request target is too long.")
+        limit = self._limits.limit_request_header
+        self._check_counts(head, self._counted_fields + self._dropped_fields)
+        if self._head_bytes + self._dropped_bytes > limit > 0:
+            self._reject(431, "The header fields are too large.")
 
-    def _bound(self, fed_bytes: int) -> bool:
-        """Bound a message that isn't complete after what was fed."""
+    def _check_counts(self, head: RequestHead, fields: int) -> None:
+        if len(head.target) > self._most_target_bytes:
+            self._reject(414, "The request target is too long.")
+        if fields > self._most_fields:
+            self._reject(431, "There are too many header fields.")
+
+    def _bound(self, data: bytes) -> bool:
+        """Bound a message that isn't complete after ``data`` was fed."""
         if self._in_body:
-            if self._chunked:
+            if self._last_head is not None:
+                self._last_head = None  # and its bytes are not of the body
+            elif self._chunked:
                 # Attack: endless chunk extensions or trailers.
-                self._unparsed_bytes += fed_bytes
+                self._unparsed_bytes += len(data)
                 paid = self._body_bytes * (1 + _FRAMING_PER_BODY_BYTE)
                 if self._unparsed_bytes - paid > _LEAST_FRAMING_BYTES:
-                    _reject(400, "The chunked coding is too verbose.")
+                    self._reject(400, "The chunked coding is too verbose.")
             return False
-        begins, self.head_begun = not self.head_begun, True
-        self._plain = self._may_be_plain = False
-        head, before = self._head, 0
+        head = self._head
+        limit = self._limits.limit_request_header
+        if head is None and not self.head_begun and _BLANK_LINES.fullmatch(data):
+            # RFC 9112 section 2.2: they are skipped, and begin nothing.
+            begins = False
+        else:
+            begins, self.head_begun = not self.head_begun, True
+            self._plain = self._may_be_plain = False
+        known = self._head_bytes + self._dropped_bytes
         if head is not None:
-            before = self._head_bytes + len(head.target)
             self._check_head_size(head)
-        if head is not None and self._head_bytes + len(head.target) != before:
-            self._unparsed_bytes = 0
-            return begins
-        # Attack: a field (or blank lines) without end.
-        self._unparsed_bytes += fed_bytes
-        known = 0 if head is None else self._head_bytes
-        if known + self._unparsed_bytes > self._limits.limit_request_header > 0:
-            _reject(431, "The header fields are too large.")
+            if self._head_bytes + self._dropped_bytes != known:
+                self._unparsed_bytes = 0
+                return begins
+        # Attack: a field (or blank lines) without end. What is around a field,
+        # as blanks and the request line, must not make a head too large only
+        # because it comes in pieces; so one feed more is allowed.
+        self._unparsed_bytes += len(data)
+        if known + self._unparsed_bytes > limit + FEED_BYTES and limit:
+            self._reject(431, "The header fields are too large.")
         return begins
 
 
@@ -439,9 +502,14 @@ class _BodyCallbacks:
     """What a parser calls that is to read nothing but one body."""
 
     def __init__(self, reader: RequestReader) -> None:
-        self.on_body = reader.on_body
-        self.on_message_complete = reader.on_message_complete
+        self._reader = reader
 
+    def on_body(self, data: bytes) -> None:
+        """Pass on a piece, if it is of that body."""
+        if self._reader._in_body:
+            self._reader.on_body(data)
 
-def _reject(status: int, detail: str) -> NoReturn:
-    raise RequestRejected(status, detail)
+    def on_message_complete(self) -> None:
+        """Pass on the end of that body."""
+        if self._reader._in_body:
+            self._reader.on_message_complete()

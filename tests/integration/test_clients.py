@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,6 +16,9 @@ import pytest
 from programs import curl
 from raw_http import connect, read_to_end, read_until, split_answers
 from server_process import LOOPS, ServerProcess, serving_until_done
+from twisted.internet.protocol import Factory, Protocol
+
+from daphne_like.listeners.endpoints import endpoint_from_string
 
 MIB = 1024 * 1024
 
@@ -62,11 +67,9 @@ def test_curl_gets(server: ServerProcess) -> None:
 
 def test_curl_gets_through_a_unix_socket(server: ServerProcess) -> None:
     """`curl --unix-socket PATH` reaches the same application."""
-    (path,) = (url for url in server.urls if url.startswith("unix:"))
+    url = "http://localhost/hello?name=x"
 
-    done = curl(
-        "--unix-socket", path.removeprefix("unix:"), "http://localhost/hello?name=x"
-    )
+    done = curl("--unix-socket", server.socket_path, url)
 
     assert b"hello x\n" == done.stdout
 
@@ -324,3 +327,55 @@ def test_what_is_not_http_gets_a_short_answer(server: ServerProcess) -> None:
 
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"hello \n" == httpx.get(f"{server.url}/hello", trust_env=False).content
+
+
+def test_half_a_connection_is_enough_for_an_answer_at_hand(
+    server: ServerProcess,
+) -> None:
+    """`printf ... | nc -N` closes its side at once, and gets what needs no waiting."""
+    with connect(server.url) as sock:
+        sock.sendall(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        (answer,) = split_answers(read_to_end(sock))
+
+    assert b"hello \n" == answer.body
+
+
+def test_half_a_connection_does_not_hold_an_application(
+    server: ServerProcess, gate: str
+) -> None:
+    """A client that closes its side in mid-response counts as one that has left."""
+    with connect(server.url) as sock:
+        request = f"GET /send-forever?gate={gate} HTTP/1.1\r\nHost: a\r\n\r\n"
+        sock.sendall(request.encode())
+        read_until(sock, b"\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        wait_at_gate(server, gate)
+        rest = read_to_end(sock)
+
+    assert not rest.endswith(b"0\r\n\r\n"), "the response is visibly incomplete"
+
+
+def test_small_pieces_are_not_kept_back() -> None:
+    """Nagle's algorithm, which would delay streams by 40 ms and more, is off."""
+
+    async def nagle_is_off() -> bool:
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[Any] = loop.create_future()
+
+        class Accepting(Protocol):
+            def connectionMade(self) -> None:
+                accepted.set_result(self.transport)
+
+        endpoint = endpoint_from_string("tcp:0:interface=127.0.0.1", 10)
+        assert endpoint is not None
+        port: Any = await endpoint.listen(Factory.forProtocol(Accepting)).asFuture(loop)
+        _, writer = await asyncio.open_connection("127.0.0.1", port.getHost().port)
+        transport = await accepted
+        off = transport.getTcpNoDelay()
+        transport.abortConnection()
+        writer.close()
+        port.stopListening()
+        return bool(off)
+
+    assert asyncio.run(nagle_is_off())

@@ -50,9 +50,10 @@ class ServerProcess:
     def __init__(self, arguments: tuple[str, ...], **options: Any) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         environment.update(options.pop("environment", {}))
+        program = options.pop("program", ("-m", "daphne_like"))
         options.setdefault("cwd", APPLICATIONS)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "daphne_like", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -92,6 +93,12 @@ class ServerProcess:
     def port(self) -> int:
         """The port of the first address."""
         return int(self.url.rpartition(":")[2])
+
+    @property
+    def socket_path(self) -> str:
+        """The path of its Unix socket."""
+        (url,) = (url for url in self.urls if url.startswith("unix:"))
+        return url.removeprefix("unix:")
 
     def wait_for_log(self, pattern: str, timeout: float = _START_TIMEOUT) -> str:
         """Wait until what it has written matches, and return the match."""

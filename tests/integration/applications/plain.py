@@ -34,7 +34,7 @@ async def read_body(receive: Callable[[], Awaitable[Event]]) -> bytes:
         event = await receive()
         if event["type"] == "http.disconnect":
             raise ConnectionAbortedError
-        body += event["body"]
+        body += bytes(event["body"])
         if not event["more_body"]:
             return body
 

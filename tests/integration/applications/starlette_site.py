@@ -13,7 +13,12 @@ from applications.gates import gate, with_gates
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 logger = logging.getLogger("site")
@@ -80,6 +85,11 @@ async def events(request: Request) -> StreamingResponse:
         yield "id: 2\nevent: tick\ndata: two\n\n"
 
     return StreamingResponse(pieces(), media_type="text/event-stream")
+
+
+async def file(request: Request) -> FileResponse:
+    """Send a file, or the ranges of it that are asked for."""
+    return FileResponse(request.query_params["file"])
 
 
 async def duplex(request: Request) -> StreamingResponse:
@@ -163,6 +173,7 @@ application = with_gates(
             Route("/digest", digest, methods=["POST"]),
             Route("/stream", stream),
             Route("/events", events),
+            Route("/file", file),
             Route("/duplex", duplex, methods=["POST"]),
             Route("/background", background),
             Route("/broken", broken),

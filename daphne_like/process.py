@@ -1,0 +1,251 @@
+"""
+A process that does nothing but serve: its reactor, its signals, its limits.
+
+The first SIGINT or SIGTERM stops the reactor, whose shutdown lets the server
+drain. The second one makes the server wait no longer. The third one ends the
+process at once, even when the application blocks the event loop.
+
+Tests: ``tests/unit/test_process.py``, ``tests/integration/test_lifecycle.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+
+from daphne_like.errors import SettingsError
+from daphne_like.observability.logs import bridge_twisted_logging
+from daphne_like.reactor import install
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["Runnable", "run_until_stopped"]
+
+_logger = logging.getLogger("daphne_like.server")
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# How long what an application has left behind gets to end.
+_LEFTOVERS_TIMEOUT = 1.0
+
+# How often it is told that no descriptor is left.
+_WARNING_INTERVAL = 60.0
+
+
+class Runnable(Protocol):
+    """What a process runs: :class:`daphne_like.server.Server`."""
+
+    def startup(self) -> Coroutine[Any, Any, None]:
+        """Start; returns when it serves, raises when it can't."""
+
+    def shutdown(self) -> Coroutine[Any, Any, None]:
+        """Drain and stop, also in the middle of starting."""
+
+    def force(self) -> None:
+        """Make a shutdown wait no longer for what is in flight."""
+
+
+def run_until_stopped(
+    server: Runnable,
+    loop: str = "auto",
+    *,
+    debug: bool = False,
+    signal_handlers: bool = True,
+) -> None:
+    """
+    Run a server and the reactor until a signal, ``reactor.stop`` or a failure.
+
+    Args:
+        server: Reports its own failures; one of starting ends the run.
+        loop: The event loop for the reactor, where none is installed yet.
+        debug: Whether asyncio watches for slow callbacks and misuse.
+        signal_handlers: Whether signals are obeyed; only possible in the main
+            thread.
+
+    Raises:
+        SettingsError: ``ASGI_THREADS`` is no number, or a reactor that doesn't
+            fit is installed already.
+    """
+    threads = _thread_count()
+    reactor = install(loop)
+    bridge_twisted_logging()
+    _raise_descriptor_limit()
+    _Process(server, reactor, threads, debug).run(signal_handlers)
+
+
+class _Process:
+    """The reactor with one server in it."""
+
+    def __init__(
+        self, server: Runnable, reactor: Any, threads: int, debug: bool
+    ) -> None:
+        self._server = server
+        self._reactor = reactor
+        self._threads = threads
+        self._debug = debug
+        self._signals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._next_warning = -inf
+
+    def run(self, signal_handlers: bool) -> None:
+        reactor = self._reactor
+        if signal_handlers:
+            before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+            # When the reactor runs: it installs handlers of its own.
+            reactor.callWhenRunning(self._install_signal_handlers)
+        # One turn later, since then the loop runs.
+        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
+        # Before the shutdown of everything else, while the loop still runs.
+        reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        reactor.run(installSignalHandlers=signal_handlers)
+        if self._loop is not None:
+            self._loop.run_until_complete(_end_leftovers(self._loop))
+        if signal_handlers:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _begin(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        if self._debug:
+            loop.set_debug(True)
+        if self._threads:
+            loop.set_default_executor(ThreadPoolExecutor(self._threads))
+        if loop.get_exception_handler() is None:
+            loop.set_exception_handler(self._handle_exception)
+        self._look_after(loop)
+        starting = loop.create_task(self._server.startup())
+        starting.add_done_callback(self._started)
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        if not starting.cancelled() and starting.exception() is not None:
+            self._reactor.stop()
+
+    def _shut_down(self) -> Deferred[None]:
+        return Deferred.fromFuture(asyncio.ensure_future(self._server.shutdown()))
+
+    # -- Signals ---------------------------------------------------------------
+
+    def _install_signal_handlers(self) -> None:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._signalled)
+        if hasattr(signal, "SIGCHLD"):
+            # uvloop takes away the wakeup descriptor by which Twisted learns that
+            # a process of reactor.spawnProcess has ended.
+            signal.signal(signal.SIGCHLD, self._child_ended)
+            signal.siginterrupt(signal.SIGCHLD, False)
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self._signals += 1
+        if self._signals > 2:
+            os.write(2, b"daphne-like: third signal, leaving at once\n")
+            os._exit(1)
+        # It may have come in the middle of anything.
+        self._reactor.callFromThread(self._obey, number, self._signals)
+
+    def _obey(self, number: int, count: int) -> None:
+        name = signal.Signals(number).name
+        if count == 1:
+            with contextlib.suppress(ReactorNotRunning):
+                self._reactor.stop()
+                _logger.info("%s: stopping", name)
+                return
+        # Once more, or the application has stopped the reactor already.
+        _logger.info("%s: not waiting any more", name)
+        self._server.force()
+
+    def _child_ended(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(_reap_children)
+
+    # -- What no event tells -----------------------------------------------------
+
+    def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Find out, once a second, what nobody reports."""
+        loop.call_later(1.0, self._look_after, loop)
+        # While asyncio has subprocesses, libuv has the handler of SIGCHLD.
+        _reap_children()
+        # Without a free descriptor libuv drops new connections in silence.
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            self._descriptors_exhausted(error)
+
+    def _handle_exception(
+        self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+    ) -> None:
+        """Say in one line what asyncio tells with a traceback for each attempt."""
+        error = context.get("exception")
+        if "socket" in context and isinstance(error, OSError):
+            self._descriptors_exhausted(error)
+        else:
+            loop.default_exception_handler(context)
+
+    def _descriptors_exhausted(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now >= self._next_warning:
+            self._next_warning = now + _WARNING_INTERVAL
+            _logger.error(
+                "New connections wait or are dropped: %s (the limit is %s)",
+                error.strerror,
+                _descriptor_limit(),
+            )
+
+
+def _reap_children() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        from twisted.internet.process import reapAllProcesses
+
+        reapAllProcesses()
+
+
+async def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the tasks which the application has left behind, and wait a little."""
+    leftovers = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in leftovers:
+        task.cancel()
+    if leftovers:
+        await asyncio.wait(leftovers, timeout=_LEFTOVERS_TIMEOUT)
+    await loop.shutdown_asyncgens()
+
+
+# -- Limits --------------------------------------------------------------------
+
+
+def _thread_count() -> int:
+    """Read how many threads the loop's default pool is to have; 0 for any number."""
+    text = os.environ.get("ASGI_THREADS", "")
+    if text and not (text.isascii() and text.isdigit() and int(text)):
+        raise SettingsError(f"ASGI_THREADS must be a number above 0, not {text!r}")
+    return int(text or 0)
+
+
+def _descriptor_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None  # Windows has no such limit
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the system lets this process have."""
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            _logger.debug("The limit of open files stays at %d", soft)

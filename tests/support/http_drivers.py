@@ -1,0 +1,328 @@
+"""
+HTTP exchanges as a client sees them, whatever the HTTP version.
+
+A driver is a server in memory and a client that speaks one version with it. The
+contract suite is written against :class:`Driver` and :class:`Exchange`; a further
+version needs another subclass of each, and its name among the parameters of the
+suite's fixture.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import h11
+from memory_transport import MemoryTransport
+from stepped_loop import SteppedLoop
+from twisted.internet.interfaces import IAddress
+
+from daphne_like.asgi.applications import ApplicationManager
+from daphne_like.asgi.http_stream import HTTPStream, HTTPStreamContext
+from daphne_like.asgi.response_headers import FieldReader
+from daphne_like.asgi.types import ASGIApplication
+from daphne_like.protocols.deadlines import DeadlineWheel
+from daphne_like.protocols.default_headers import DefaultHeaders
+from daphne_like.protocols.http1 import HTTP1Context, HTTP1Protocol
+from daphne_like.protocols.interfaces import Header
+from daphne_like.settings import HTTPSettings
+
+__all__ = ["Driver", "Exchange", "HTTP1Driver", "HTTP1Exchange", "Streams"]
+
+
+class Streams:
+    """
+    What makes streams for requests, as a server has it.
+
+    Args:
+        loop: Runs the applications.
+        application: The one that is served.
+        options: Of :class:`~daphne_like.asgi.http_stream.HTTPStreamContext`.
+    """
+
+    def __init__(
+        self, loop: SteppedLoop, application: ASGIApplication, **options: Any
+    ) -> None:
+        self.loop = loop
+        self.default_headers = DefaultHeaders(
+            [(b"server", b"daphne-like")], date=True, wall_clock=loop.time
+        )
+        self.manager = ApplicationManager(application, loop)
+        self.wheel = DeadlineWheel(loop.time)
+        self.context = HTTPStreamContext(
+            manager=self.manager,
+            field_reader=FieldReader(self.default_headers.names),
+            wheel=self.wheel,
+            **options,
+        )
+        self.open_stream = partial(HTTPStream, self.context)
+
+    def advance(self, seconds: int) -> None:
+        """Let time pass, second by second, as a server does."""
+        for _ in range(seconds):
+            self.loop.advance(1)
+            self.loop.call_soon(self.wheel.tick)
+            self.loop.settle()
+
+
+class Exchange(ABC):
+    """
+    One request, and what its client has got of the response.
+
+    Attributes:
+        status: ``None`` while no head has come.
+        headers: Pairs in the order received, without those of one version only.
+        body: What has come of it, without framing.
+        trailers: Fields behind the body.
+        informational: Heads before the response: status and fields.
+        is_complete: The response has come to its end.
+        is_broken: It never will: the server has broken it off.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers: list[Header] = []
+        self.body = b""
+        self.trailers: list[Header] = []
+        self.informational: list[tuple[int, list[Header]]] = []
+        self.is_complete = False
+        self.is_broken = False
+
+    def values_of(self, name: bytes) -> list[bytes]:
+        """Return the values of all fields of this name."""
+        return [value for known, value in self.headers if known == name]
+
+    @abstractmethod
+    def send_body(self, data: bytes, *, end: bool = False) -> None:
+        """Send a piece of the request's body."""
+
+    @property
+    @abstractmethod
+    def is_upload_paused(self) -> bool:
+        """Whether the server takes no more of the request's body for now."""
+
+    @abstractmethod
+    def stop_reading(self) -> None:
+        """Take nothing more of the response, until :meth:`read_on`."""
+
+    @abstractmethod
+    def read_on(self) -> None:
+        """Take what has piled up of the response, and whatever comes."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Go away without waiting for the rest."""
+
+
+class Driver(ABC):
+    """
+    A server in memory for one application, and its clients.
+
+    Attributes:
+        http_version: As the scope tells it.
+        streams: What the server makes of requests.
+        violations: What clients got that no server may send.
+    """
+
+    http_version: str
+
+    def __init__(
+        self,
+        loop: SteppedLoop,
+        application: ASGIApplication,
+        *,
+        settings: HTTPSettings | None = None,
+        **options: Any,
+    ) -> None:
+        self.loop = loop
+        self.settings = HTTPSettings() if settings is None else settings
+        self.streams = Streams(loop, application, **options)
+        self.violations: list[str] = []
+
+    def advance(self, seconds: int) -> None:
+        """Let time pass."""
+        self.streams.advance(seconds)
+
+    @abstractmethod
+    def request(
+        self,
+        method: str = "GET",
+        path: str = "/",
+        headers: Sequence[Header] = (),
+        body: bytes = b"",
+        *,
+        more_body: bool = False,
+        after: Exchange | None = None,
+    ) -> Exchange:
+        """
+        Send a request and wait for all that comes of it by itself.
+
+        Args:
+            method: Its method.
+            path: Path and query, percent-encoded.
+            headers: Fields besides the host and those that frame the body.
+            body: Of the request; its first piece if ``more_body``.
+            more_body: The rest is sent by :meth:`Exchange.send_body`.
+            after: Use the connection of that exchange, which is complete.
+        """
+
+    @property
+    @abstractmethod
+    def offers_early_hints(self) -> bool:
+        """Whether clients of this version understand a 103."""
+
+    @property
+    def running(self) -> int:
+        """Count the application instances that have not ended."""
+        return len(self.streams.manager.running)
+
+
+# -- HTTP/1.1 ----------------------------------------------------------------
+
+
+class HTTP1Driver(Driver):
+    """
+    A server and clients that speak HTTP/1.1.
+
+    Attributes:
+        client: The address of the next client; one of IPv4 by default.
+    """
+
+    http_version = "1.1"
+    offers_early_hints = True
+    client: IAddress | None = None
+
+    def request(
+        self,
+        method: str = "GET",
+        path: str = "/",
+        headers: Sequence[Header] = (),
+        body: bytes = b"",
+        *,
+        more_body: bool = False,
+        after: Exchange | None = None,
+    ) -> HTTP1Exchange:
+        """Send a request, on a connection of its own unless ``after`` is given."""
+        if isinstance(after, HTTP1Exchange):
+            connection = after.connection
+        else:
+            connection = HTTP1Connection(self, self.client)
+        fields = [(b"host", b"example.org"), *headers]
+        if any(name == b"content-length" for name, _ in headers):
+            pass
+        elif more_body:
+            fields.append((b"transfer-encoding", b"chunked"))
+        elif body:
+            fields.append((b"content-length", b"%d" % len(body)))
+        head = h11.Request(method=method, target=path, headers=fields)
+        exchange = HTTP1Exchange(connection, head)
+        exchange.send_body(body, end=not more_body)
+        return exchange
+
+
+class HTTP1Connection:
+    """
+    A connection of the driver, with h11 as the client's parser.
+
+    Attributes:
+        current: The exchange being read.
+    """
+
+    def __init__(self, driver: HTTP1Driver, client: IAddress | None) -> None:
+        self.transport = MemoryTransport(driver.loop, client, self._read)
+        self.parser = h11.Connection(h11.CLIENT)
+        self.current: HTTP1Exchange | None = None
+        self._driver = driver
+        self._parsed_bytes = 0
+        self._end_parsed = False
+        context = HTTP1Context(
+            open_stream=driver.streams.open_stream,
+            settings=driver.settings,
+            default_headers=driver.streams.default_headers,
+            wheel=driver.streams.wheel,
+            loop=driver.loop,
+            connections=set(),
+        )
+        self.transport.connect(HTTP1Protocol(context))
+
+    def send(self, event: Any) -> None:
+        """Send what h11 makes of an event of its own."""
+        data = self.parser.send(event)
+        if data:
+            self.transport.deliver(data)
+
+    def _read(self) -> None:
+        """Parse what has come, and let the exchange know what it means."""
+        data = bytes(self.transport.received[self._parsed_bytes :])
+        self._parsed_bytes += len(data)
+        exchange, ended = self.current, self.transport.ended
+        if exchange is None or exchange.is_complete:
+            if data:
+                self._driver.violations.append(f"unasked for: {data!r}")
+            return
+        try:
+            if data:
+                self.parser.receive_data(data)
+            if ended and not self.transport.reset and not self._end_parsed:
+                self._end_parsed = True
+                self.parser.receive_data(b"")
+            self._read_events(exchange)
+        except h11.RemoteProtocolError as error:
+            if not ended:
+                self._driver.violations.append(repr(error))
+        exchange.is_broken = ended and not exchange.is_complete
+
+    def _read_events(self, exchange: HTTP1Exchange) -> None:
+        while not exchange.is_complete:
+            event = self.parser.next_event()
+            if isinstance(event, h11.InformationalResponse):
+                fields = list(event.headers)
+                exchange.informational.append((event.status_code, fields))
+            elif isinstance(event, h11.Response):
+                exchange.status = event.status_code
+                exchange.headers = list(event.headers)
+            elif isinstance(event, h11.Data):
+                exchange.body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                exchange.trailers = list(event.headers)
+                exchange.is_complete = True
+            else:
+                return
+
+
+class HTTP1Exchange(Exchange):
+    """An exchange over HTTP/1.1."""
+
+    def __init__(self, connection: HTTP1Connection, head: h11.Request) -> None:
+        super().__init__()
+        self.connection = connection
+        if connection.current is not None:
+            connection.parser.start_next_cycle()
+        connection.current = self
+        connection.send(head)
+
+    def send_body(self, data: bytes, *, end: bool = False) -> None:
+        """Send a piece, in a chunk where the length wasn't told."""
+        if data:
+            self.connection.send(h11.Data(data))
+        if end:
+            self.connection.send(h11.EndOfMessage())
+
+    @property
+    def is_upload_paused(self) -> bool:
+        """Whether the server reads nothing from this connection."""
+        return self.connection.transport.reading_paused
+
+    def stop_reading(self) -> None:
+        """Let the buffers of the connection fill."""
+        self.connection.transport.stop_reading()
+
+    def read_on(self) -> None:
+        """Empty the buffers of the connection."""
+        self.connection.transport.read_on()
+
+    def leave(self) -> None:
+        """Lose the connection."""
+        self.connection.transport.leave()
