@@ -61,6 +61,22 @@ _ABSOLUTE_FORM = re.compile(
 _BLANK_LINES = re.compile(rb"[\r\n]*")
 _METHOD_START = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]")
 
+# Names as received that need no look at all, and how they are passed on. Those
+# which clients use are learned; a client that makes names up fills the table,
+# which then still holds the common ones.
+_PLAIN_NAMES: dict[bytes, bytes] = {}
+for _name in (
+    b"Accept Accept-Charset Accept-Encoding Accept-Language Authorization "
+    b"Cache-Control Content-Type Cookie DNT If-Match If-Modified-Since "
+    b"If-None-Match Origin Pragma Priority Range Referer Sec-CH-UA "
+    b"Sec-CH-UA-Mobile Sec-CH-UA-Platform Sec-Fetch-Dest Sec-Fetch-Mode "
+    b"Sec-Fetch-Site Sec-Fetch-User Traceparent Upgrade-Insecure-Requests "
+    b"User-Agent X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto X-Real-IP "
+    b"X-Request-ID"
+).split():
+    _PLAIN_NAMES[_name] = _PLAIN_NAMES[_name.lower()] = _name.lower()
+_MOST_NAMES = 1024
+
 # Each byte of a chunked body pays for so many bytes of chunk sizes, extensions
 # and trailers; chunks of one byte need five. One head's worth comes on top.
 _FRAMING_PER_BODY_BYTE = 8
@@ -285,16 +301,23 @@ class RequestReader:
             self._head.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one field of the head, or drop a trailer."""
+        """Take one field of the head."""
+        head, lower = self._head, _PLAIN_NAMES.get(name)
+        if lower is None or head is None:
+            self._uncommon_header(name, value)
+        else:
+            # RFC 9110 section 5.5: without the whitespace around it, of which
+            # llhttp leaves what is behind.
+            head.headers.append((lower, value.rstrip()))
+
+    def _uncommon_header(self, name: bytes, value: bytes) -> None:
+        """Take a field that means something to us, or is new; drop a trailer."""
         head = self._head
         if head is None:
             # RFC 9110 section 6.5.1: trailers may be discarded, and ASGI has
             # no place for them; _bound limits their bytes.
             return
-        name = name.lower()
-        # RFC 9110 section 5.5: without the whitespace around it, of which
-        # llhttp leaves what is behind.
-        value = value.rstrip()
+        given, name, value = name, name.lower(), value.rstrip()
         if name in _NOTED:
             if value == self._host and name == b"host" and not self._host_seen:
                 self._host_seen = True  # as on the request before, mostly
@@ -310,6 +333,8 @@ class RequestReader:
                 return
             if policy == "reject":
                 self._reject(400, "A header name holds an underscore.")
+        elif len(_PLAIN_NAMES) < _MOST_NAMES:
+            _PLAIN_NAMES[given] = name
         head.headers.append((name, value))
 
     def _note(self, head: RequestHead, name: bytes, value: bytes) -> None:

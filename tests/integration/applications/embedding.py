@@ -71,7 +71,7 @@ def as_a_service() -> None:
 
     services: Any = MultiService()
     server = Server(application, ["tcp:0:interface=127.0.0.1"], ready_callable=ready)
-    server.setServiceParent(services)
+    server.setServiceParent(services)  # type: ignore[no-untyped-call]
     Other().setServiceParent(services)  # type: ignore[no-untyped-call]
     services.startService()
     core.addSystemEventTrigger("before", "shutdown", services.stopService)
