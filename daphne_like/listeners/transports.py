@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["LoopTransport", "twisted_address"]
 
 _DONE = Failure(ConnectionDone())
+
+# For SO_LINGER: on, for no time; the kernel forgets unsent bytes and resets.
+_RESET = struct.pack("ii", 1, 0)
 
 # The most of a file that goes to the kernel at once, so that others get their turn.
 _SENDFILE_BYTES = 1024 * 1024
@@ -154,8 +159,16 @@ class LoopTransport(asyncio.Protocol):
             self._transport.close()
 
     def abortConnection(self) -> None:
-        """Close at once and forget what isn't written."""
-        self._transport.abort()
+        """
+        Close at once and forget what isn't written.
+
+        A TCP peer sees a reset, which it can't take for a regular end.
+        """
+        if not self._lost:
+            sock = self._transport.get_extra_info("socket")
+            with suppress(OSError):  # Unix sockets need no reset
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take the push producer that is to be paused and resumed."""
@@ -276,13 +289,14 @@ class LoopTransport(asyncio.Protocol):
         if self._lost or not transport.get_write_buffer_size():
             return
         self._flushing = asyncio.get_running_loop().create_future()
+        low, high = transport.get_write_buffer_limits()
         transport.set_write_buffer_limits(0)
         try:
             await self._flushing
         finally:
             self._flushing = None
             if not self._lost:
-                transport.set_write_buffer_limits()
+                transport.set_write_buffer_limits(high, low)
 
     def _flushed(self) -> None:
         if self._flushing is not None and not self._flushing.done():

@@ -178,6 +178,7 @@ class HTTP1Protocol:
         self._keep_alive_timeout = context.settings.timeout_keep_alive or inf
         self._most_queued = context.settings.limit_pipelined_requests or inf
         self._state = _READING
+        self._connection: Connection | None = None
         self.covered_from = inf
 
         # Requests in order: being answered, waiting; then the error, if any.
@@ -214,7 +215,6 @@ class HTTP1Protocol:
     def connectionMade(self) -> None:
         """Join the other connections and wait for the first request."""
         context, limit = self._context, self._limits.limit_connections
-        self._connection = _describe(self.transport, context.scheme)
         self.transport.registerProducer(self, True)
         full = len(context.connections) >= limit > 0
         context.connections.add(self)
@@ -343,13 +343,23 @@ class HTTP1Protocol:
         """Queue a request; it starts when the read has proved sound."""
         if self._state is not _READING:
             return  # in one read with the end of the last request
-        stream = self._context.open_stream(head, self._connection, self)
+        connection = self._connection or self._describe_connection()
+        stream = self._context.open_stream(head, connection, self)
         self._queue.append(stream)
         if not self._reader.keep_alive:
             self._state = _State.LAST
         if head.has_body:
             self._receiving = stream
             self._await_body()
+
+    def _describe_connection(self) -> Connection:
+        """
+        Describe the connection for the first request on it, and all others.
+
+        Not earlier: behind HAProxy's header the client isn't known before.
+        """
+        self._connection = _describe(self.transport, self._context.scheme)
+        return self._connection
 
     def body_received(self, data: bytes) -> None:
         """Pass on a piece of the body and count it until it is taken."""
@@ -421,7 +431,8 @@ class HTTP1Protocol:
     def _answer_rejection(self, rejection: RequestRejected) -> None:
         """Answer what isn't a request, as the last thing on the connection."""
         self._rejection = None
-        stream = self._context.open_stream(RequestHead(b""), self._connection, self)
+        connection = self._connection or self._describe_connection()
+        stream = self._context.open_stream(RequestHead(b""), connection, self)
         self._current = stream
         stream.reject(rejection)
 

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-import httpx
 import pytest
+from clients import client, open_gate, wait_at_gate
 from raw_http import connect, read_until
 from server_process import LOOPS, Serve, ServerProcess
 
@@ -18,12 +18,12 @@ CLF_TIME = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 
 def ask(server: ServerProcess) -> int:
     """Send a GET, a POST and a HEAD on one connection; tell the client's port."""
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
-        client.headers["user-agent"] = 'a "quoted" agent'
-        client.get("/hello?name=%22x%0A")
-        client.post("/echo", content=b"12345")
-        port: int = client.get("/scope").json()["client"][1]
-        client.head("/hello")
+    with client(server.url) as asking:
+        asking.headers["user-agent"] = 'a "quoted" agent'
+        asking.get("/hello?name=%22x%0A")
+        asking.post("/echo", content=b"12345")
+        port: int = asking.get("/scope").json()["client"][1]
+        asking.head("/hello")
     return port
 
 
@@ -159,12 +159,12 @@ def test_a_client_that_left_is_logged_as_499(serve: Serve, loop: str) -> None:
     server = serve(APPLICATION, "--loop", loop)
     with connect(server.url) as sock:
         sock.sendall(b"GET /wait?gate=left HTTP/1.1\r\nHost: a\r\n\r\n")
-        httpx.get(f"{server.url}/gates/left-begun", trust_env=False)
+        wait_at_gate(server.url, "left-begun")
     with connect(server.url) as sock:
         sock.sendall(b"GET /send-forever?gate=cut HTTP/1.1\r\nHost: a\r\n\r\n")
         read_until(sock, bytes(1000))
-    httpx.get(f"{server.url}/gates/cut", trust_env=False)
-    httpx.post(f"{server.url}/gates/left", trust_env=False)
+    wait_at_gate(server.url, "cut")
+    open_gate(server.url, "left")
 
     assert 0 == server.stop()
 
@@ -178,8 +178,8 @@ def test_a_client_that_left_is_logged_as_499(serve: Serve, loop: str) -> None:
 def test_refusals_are_logged(serve: Serve) -> None:
     """What never reached the application is in the log, too."""
     server = serve(APPLICATION, "--limit-request-body", "10")
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
-        assert 413 == client.post("/echo", content=b"12345678901").status_code
+    with client(server.url) as asking:
+        assert 413 == asking.post("/echo", content=b"12345678901").status_code
     with connect(server.url) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert read_until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from clients import client, get, open_gate, wait_at_gate
 from programs import curl
 from raw_http import connect, read_to_end, read_until, split_answers
 from server_process import LOOPS, ServerProcess, serving_until_done
@@ -42,17 +43,6 @@ def server(
 def gate() -> str:
     """Name a gate which no other test uses."""
     return uuid.uuid4().hex
-
-
-def open_gate(server: ServerProcess, name: str) -> None:
-    """Let an application go on that waits for this."""
-    httpx.post(f"{server.url}/gates/{name}", trust_env=False).raise_for_status()
-
-
-def wait_at_gate(server: ServerProcess, name: str) -> None:
-    """Wait until an application has opened a gate."""
-    url = f"{server.url}/gates/{name}"
-    httpx.get(url, timeout=20, trust_env=False).raise_for_status()
 
 
 # -- curl ---------------------------------------------------------------------
@@ -204,14 +194,14 @@ def test_curl_keeps_its_connection(server: ServerProcess) -> None:
 def test_httpx_keeps_its_connection(server: ServerProcess) -> None:
     """Many requests, of all kinds, come from one port."""
     ports = set()
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    with client(server.url) as asking:
         for number in range(20):
-            ports.add(client.get("/scope").json()["client"][1])
-            assert "one\ntwo\nthree\n" == client.get("/pieces").text
+            ports.add(asking.get("/scope").json()["client"][1])
+            assert "one\ntwo\nthree\n" == asking.get("/pieces").text
             body = bytes(number * 1000)
-            assert body == client.post("/echo", content=body).content
-            assert 7 == int(client.head("/hello").headers["content-length"])
-            assert 413 == client.post("/refuse", content=body).status_code
+            assert body == asking.post("/echo", content=body).content
+            assert 7 == int(asking.head("/hello").headers["content-length"])
+            assert 413 == asking.post("/refuse", content=body).status_code
 
     assert 1 == len(ports)
 
@@ -222,16 +212,20 @@ def test_many_requests_run_at_the_same_time(server: ServerProcess, gate: str) ->
     async def ask_all() -> list[str]:
         limits = httpx.Limits(max_connections=101)
         async with httpx.AsyncClient(
-            base_url=server.url, limits=limits, timeout=20, trust_env=False
-        ) as client:
+            base_url=server.url,
+            limits=limits,
+            timeout=20,
+            trust_env=False,
+            verify=False,
+        ) as asking:
             asked = [
                 asyncio.ensure_future(
-                    client.get("/wait", params={"gate": gate, "name": str(number)})
+                    asking.get("/wait", params={"gate": gate, "name": str(number)})
                 )
                 for number in range(100)
             ]
-            await client.get(f"/gates/{gate}-begun")
-            await client.post(f"/gates/{gate}")
+            await asking.get(f"/gates/{gate}-begun")
+            await asking.post(f"/gates/{gate}")
             return [response.text for response in await asyncio.gather(*asked)]
 
     texts = asyncio.run(ask_all())
@@ -243,11 +237,13 @@ def test_a_client_that_leaves_ends_its_application(
     server: ServerProcess, gate: str
 ) -> None:
     """send() raises an OSError in an application whose client closed."""
-    url = f"{server.url}/send-forever?gate={gate}"
-    with httpx.stream("GET", url, trust_env=False) as response:
+    with (
+        client(server.url) as asking,
+        asking.stream("GET", f"/send-forever?gate={gate}") as response,
+    ):
         next(response.iter_raw())
 
-    wait_at_gate(server, gate)
+    wait_at_gate(server.url, gate)
     assert "Exception in the application" not in server.log
 
 
@@ -293,8 +289,8 @@ def test_pipelined_requests_are_answered_in_order(
 
     with connect(server.url) as sock:
         sock.sendall(b"".join(requests))
-        wait_at_gate(server, f"{gate}-begun")
-        open_gate(server, gate)
+        wait_at_gate(server.url, f"{gate}-begun")
+        open_gate(server.url, gate)
         answers = split_answers(read_to_end(sock))
 
     assert [
@@ -326,7 +322,7 @@ def test_what_is_not_http_gets_a_short_answer(server: ServerProcess) -> None:
         received = read_to_end(sock)
 
     assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert b"hello \n" == httpx.get(f"{server.url}/hello", trust_env=False).content
+    assert b"hello \n" == get(f"{server.url}/hello").content
 
 
 def test_half_a_connection_is_enough_for_an_answer_at_hand(
@@ -350,7 +346,7 @@ def test_half_a_connection_does_not_hold_an_application(
         sock.sendall(request.encode())
         read_until(sock, b"\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
-        wait_at_gate(server, gate)
+        wait_at_gate(server.url, gate)
         rest = read_to_end(sock)
 
     assert not rest.endswith(b"0\r\n\r\n"), "the response is visibly incomplete"

@@ -346,9 +346,7 @@ def test_a_thread_that_does_not_end_does_not_keep_the_process(
     server.signal(signal.SIGTERM)
 
     assert 0 == server.wait()
-    assert_in_order(
-        server.log, "GET /thread", "stopped", r"threads don.t end: \w+_0"
-    )
+    assert_in_order(server.log, "GET /thread", "stopped", r"threads don.t end: \w+_0")
 
 
 def test_an_application_may_stop_the_reactor(serve: Serve, clients: Clients) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from clients import client, get
 from memory import peak_memory_bytes
 from programs import curl
 from raw_http import connect, read_to_end, read_until
@@ -45,12 +46,9 @@ def server(
         yield server
 
 
-def client(server: ServerProcess, way: str) -> httpx.Client:
-    """Make a client for TCP or for the Unix socket."""
-    if way == "unix":
-        transport = httpx.HTTPTransport(uds=server.socket_path)
-        return httpx.Client(transport=transport, base_url="http://localhost")
-    return httpx.Client(base_url=server.url, trust_env=False)
+def where(server: ServerProcess, way: str) -> str:
+    """Tell what to connect to."""
+    return f"unix:{server.socket_path}" if way == "unix" else server.url
 
 
 def checksum(response: httpx.Response) -> str:
@@ -66,7 +64,7 @@ def test_a_file_is_sent_by_its_path(
     server: ServerProcess, large_file: Path, way: str
 ) -> None:
     """It arrives whole, with its length, and the connection goes on."""
-    with client(server, way) as asking:
+    with client(where(server, way)) as asking:
         query = {"file": str(large_file)}
         with asking.stream("GET", "/pathsend", params=query) as response:
             received = checksum(response)
@@ -83,7 +81,7 @@ def test_parts_of_an_open_file_are_sent_among_other_pieces(
 ) -> None:
     """The second half, then the first half, between two pieces of text."""
     half = 20 * MIB + 1
-    with client(server, way) as asking:
+    with client(where(server, way)) as asking:
         query = {"file": str(large_file), "half": str(half)}
         with asking.stream("GET", "/zerocopysend", params=query) as response:
             received = checksum(response)
@@ -117,7 +115,7 @@ def test_the_head_of_a_file_has_no_body(
     server: ServerProcess, large_file: Path, path: str
 ) -> None:
     """HEAD is answered without sending the file, and the connection goes on."""
-    with client(server, "tcp") as asking:
+    with client(server.url) as asking:
         query = {"file": str(large_file), "half": "10"}
         head = asking.head(path, params=query)
         after = asking.get("/hello")
@@ -139,7 +137,7 @@ def test_a_slow_reader_takes_no_memory(
     with connect(server.url) as sock:
         sock.sendall(f"{request}Connection: close\r\n\r\n".encode())
         received = len(read_until(sock, b"\r\n\r\n"))
-        others = httpx.get(f"{server.url}/hello", trust_env=False).status_code
+        others = get(f"{server.url}/hello").status_code
         received += len(read_to_end(sock))
 
     assert received > FILE_BYTES
@@ -164,7 +162,7 @@ def test_a_reader_who_leaves_leaves_nothing_open(
 
     # A file that is open goes with its application, which is soon, not at once.
     for _ in range(100):
-        httpx.get(f"{server.url}/turn", trust_env=False)
+        get(f"{server.url}/turn")
         if not open_files(descriptors, large_file):
             break
     assert not open_files(descriptors, large_file)
@@ -202,12 +200,12 @@ def test_a_file_that_shrinks_breaks_the_response_off(
     assert begun.startswith(b"HTTP/1.1 200 OK\r\n")
     assert received < FILE_BYTES
     server.wait_for_log("EOFError: the file ended early")
-    assert 200 == httpx.get(f"{server.url}/hello", trust_env=False).status_code
+    assert 200 == get(f"{server.url}/hello").status_code
 
 
 def test_a_file_that_is_not_there_is_a_500(server: ServerProcess) -> None:
     """The error comes before the head has left, so the client gets an answer."""
-    with client(server, "tcp") as asking:
+    with client(server.url) as asking:
         response = asking.get("/pathsend", params={"file": "/not/there"})
         after = asking.get("/hello")
 
@@ -220,7 +218,7 @@ def test_starlette_sends_files_and_ranges(serve: Serve, large_file: Path) -> Non
     """FileResponse, which uses path send where the server has it."""
     server = serve("applications.starlette_site:application")
     content = large_file.read_bytes()
-    with client(server, "tcp") as asking:
+    with client(server.url) as asking:
         query = {"file": str(large_file)}
         with asking.stream("GET", "/file", params=query) as response:
             received = checksum(response)

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 import h11
-from memory_transport import MemoryTransport
 from stepped_loop import SteppedLoop
 from twisted.internet.interfaces import IAddress
+from two_ended_transport import TwoEndedTransport
 
 from daphne_like.asgi.applications import ApplicationManager
 from daphne_like.asgi.http_stream import HTTPStream, HTTPStreamContext
@@ -66,6 +66,12 @@ class Streams:
             self.loop.call_soon(self.wheel.tick)
             self.loop.settle()
 
+    def end(self) -> None:
+        """Cancel what is still running."""
+        for instance in [*self.manager.running]:
+            self.manager.cancel(instance)
+        self.loop.settle()
+
 
 class Exchange(ABC):
     """
@@ -79,6 +85,8 @@ class Exchange(ABC):
         informational: Heads before the response: status and fields.
         is_complete: The response has come to its end.
         is_broken: It never will: the server has broken it off.
+        is_closed: The server has ended what carried the exchange: the connection
+            in HTTP/1, the stream in others.
     """
 
     def __init__(self) -> None:
@@ -89,6 +97,7 @@ class Exchange(ABC):
         self.informational: list[tuple[int, list[Header]]] = []
         self.is_complete = False
         self.is_broken = False
+        self.is_closed = False
 
     def values_of(self, name: bytes) -> list[bytes]:
         """Return the values of all fields of this name."""
@@ -98,9 +107,8 @@ class Exchange(ABC):
     def send_body(self, data: bytes, *, end: bool = False) -> None:
         """Send a piece of the request's body."""
 
-    @property
     @abstractmethod
-    def is_upload_paused(self) -> bool:
+    def upload_is_paused(self) -> bool:
         """Whether the server takes no more of the request's body for now."""
 
     @abstractmethod
@@ -145,6 +153,15 @@ class Driver(ABC):
         """Let time pass."""
         self.streams.advance(seconds)
 
+    def end(self) -> None:
+        """Let all clients go and all applications end, without a word."""
+        self.leave()
+        self.streams.end()
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Let all clients go."""
+
     @abstractmethod
     def request(
         self,
@@ -168,10 +185,9 @@ class Driver(ABC):
             after: Use the connection of that exchange, which is complete.
         """
 
-    @property
     @abstractmethod
-    def offers_early_hints(self) -> bool:
-        """Whether clients of this version understand a 103."""
+    def begin_request(self) -> None:
+        """Connect, and send a head that isn't complete."""
 
     @property
     def running(self) -> int:
@@ -191,8 +207,16 @@ class HTTP1Driver(Driver):
     """
 
     http_version = "1.1"
-    offers_early_hints = True
     client: IAddress | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._connections: list[HTTP1Connection] = []
+
+    def leave(self) -> None:
+        """Lose all connections."""
+        for connection in self._connections:
+            connection.transport.leave()
 
     def request(
         self,
@@ -208,7 +232,7 @@ class HTTP1Driver(Driver):
         if isinstance(after, HTTP1Exchange):
             connection = after.connection
         else:
-            connection = HTTP1Connection(self, self.client)
+            connection = self._connect()
         fields = [(b"host", b"example.org"), *headers]
         if any(name == b"content-length" for name, _ in headers):
             pass
@@ -221,6 +245,16 @@ class HTTP1Driver(Driver):
         exchange.send_body(body, end=not more_body)
         return exchange
 
+    def begin_request(self) -> None:
+        """Connect, and send a head without its last line."""
+        connection = self._connect()
+        connection.transport.deliver(b"GET / HTTP/1.1\r\nHost: example.org\r\n")
+
+    def _connect(self) -> HTTP1Connection:
+        connection = HTTP1Connection(self, self.client)
+        self._connections.append(connection)
+        return connection
+
 
 class HTTP1Connection:
     """
@@ -231,7 +265,7 @@ class HTTP1Connection:
     """
 
     def __init__(self, driver: HTTP1Driver, client: IAddress | None) -> None:
-        self.transport = MemoryTransport(driver.loop, client, self._read)
+        self.transport = TwoEndedTransport(driver.loop, client, self._read)
         self.parser = h11.Connection(h11.CLIENT)
         self.current: HTTP1Exchange | None = None
         self._driver = driver
@@ -258,6 +292,8 @@ class HTTP1Connection:
         data = bytes(self.transport.received[self._parsed_bytes :])
         self._parsed_bytes += len(data)
         exchange, ended = self.current, self.transport.ended
+        if exchange is not None:
+            exchange.is_closed = ended
         if exchange is None or exchange.is_complete:
             if data:
                 self._driver.violations.append(f"unasked for: {data!r}")
@@ -284,7 +320,7 @@ class HTTP1Connection:
                 exchange.status = event.status_code
                 exchange.headers = list(event.headers)
             elif isinstance(event, h11.Data):
-                exchange.body += event.data
+                exchange.body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 exchange.trailers = list(event.headers)
                 exchange.is_complete = True
@@ -310,8 +346,7 @@ class HTTP1Exchange(Exchange):
         if end:
             self.connection.send(h11.EndOfMessage())
 
-    @property
-    def is_upload_paused(self) -> bool:
+    def upload_is_paused(self) -> bool:
         """Whether the server reads nothing from this connection."""
         return self.connection.transport.reading_paused
 

@@ -52,9 +52,9 @@ class ServerProcess:
         environment.update(options.pop("environment", {}))
         program = options.pop("program", ("-m", "daphne_like"))
         options.setdefault("cwd", APPLICATIONS)
+        options.setdefault("stdin", subprocess.DEVNULL)
         self.process = subprocess.Popen(
             [sys.executable, *program, *arguments],
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -114,6 +114,11 @@ class ServerProcess:
                     pytest.fail(f"no {pattern!r} in the log:\n{text}")
                 self._changed.wait(min(remaining, 0.5))
 
+    def close_stdin(self) -> None:
+        """End its standard input, which the test has made a pipe."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def signal(self, number: int) -> None:
         """Send a signal."""
         self.process.send_signal(number)
@@ -162,7 +167,7 @@ def serving(launch: Serve) -> Serve:
     """Make ``launch`` choose a free port, and wait until the server listens."""
 
     def serve(application: str, *options: str, **keywords: Any) -> ServerProcess:
-        bound = {"-u", "-e", "-p", "-b", "--fd"} & set(options)
+        bound = {"-u", "--uds", "-e", "-p", "-b", "--fd"} & set(options)
         where = () if bound else ("-p", "0")
         server = launch(application, *where, *options, **keywords)
         server.wait_for_log("Listening on")

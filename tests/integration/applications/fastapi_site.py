@@ -176,18 +176,4 @@ async def endless(request: Request) -> StreamingResponse:
     return StreamingResponse(pieces(), media_type="text/plain")
 
 
-@site.get("/silent")
-async def silent(request: Request) -> StreamingResponse:
-    """Stream one piece and then none, until cancelled; then open the gate."""
-
-    async def pieces() -> AsyncIterator[bytes]:
-        try:
-            yield b"first\n"
-            await asyncio.Event().wait()
-        finally:
-            gate(request.query_params["gate"]).set()
-
-    return StreamingResponse(pieces(), media_type="text/plain")
-
-
 application = with_gates(site)

@@ -8,6 +8,7 @@ server's own lines.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import threading
@@ -45,6 +46,8 @@ async def live(receive: Any, send: Any) -> None:
     except asyncio.CancelledError:
         say("start cancelled")
         raise
+    if mode == "wait":
+        await asyncio.to_thread(sys.stdin.read)
     if mode == "fail":
         await send({"type": "lifespan.startup.failed", "message": "no database"})
         return
@@ -101,6 +104,22 @@ async def stream(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"begun", "more_body": True})
     await asyncio.sleep(3600)
+
+
+async def pour(scope: Any, receive: Any, send: Any) -> None:
+    """Send 32 MiB in pieces, which takes a client that reads."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    piece = bytes(64 * 1024)
+    for _ in range(512):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    say("poured")
+    await send({"type": "http.response.body"})
+
+
+async def show(scope: Any, receive: Any, send: Any) -> None:
+    """Tell what the scope says of the connection."""
+    shown = {name: scope[name] for name in ("client", "server", "scheme")}
+    await answer(send, json.dumps(shown).encode())
 
 
 async def flood(scope: Any, receive: Any, send: Any) -> None:
@@ -205,6 +224,8 @@ _PATHS = {
     "/slow": slow,
     "/stream": stream,
     "/flood": flood,
+    "/pour": pour,
+    "/scope": show,
     "/stubborn": stubborn,
     "/block": block,
     "/thread": thread,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -73,6 +74,29 @@ async def pieces(query: dict[str, str], receive: Any, send: Any) -> None:
     for body in (b"one\n", b"two\n"):
         await send({"type": "http.response.body", "body": body, "more_body": True})
     await send({"type": "http.response.body", "body": b"three\n"})
+
+
+async def events(query: dict[str, str], receive: Any, send: Any) -> None:
+    """Send two server-sent events, the second one when the gate is open."""
+    fields = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    event = b"data: one\n\n"
+    await send({"type": "http.response.body", "body": event, "more_body": True})
+    await gate(query["gate"]).wait()
+    await send({"type": "http.response.body", "body": b"data: two\n\n"})
+
+
+async def digest(query: dict[str, str], receive: Any, send: Any) -> None:
+    """Read the body, open a gate when it begins, answer with size and checksum."""
+    hashed, size, more = hashlib.sha256(), 0, True
+    while more:
+        event = await receive()
+        hashed.update(event["body"])
+        size += len(event["body"])
+        more = event["more_body"]
+        if size and "gate" in query:
+            gate(query["gate"]).set()
+    await answer(send, f"{size} {hashed.hexdigest()}".encode())
 
 
 async def trailers(query: dict[str, str], receive: Any, send: Any) -> None:
@@ -150,6 +174,8 @@ PATHS = {
     "/wait": wait,
     "/turn": turn,
     "/pieces": pieces,
+    "/events": events,
+    "/digest": digest,
     "/trailers": trailers,
     "/hints": hints,
     "/pathsend": path_send,
@@ -166,7 +192,15 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] in PATHS:
         await PATHS[scope["path"]](query, receive, send)
         return
-    names = ("method", "path", "http_version", "client", "server", "scheme")
+    names = (
+        "method",
+        "path",
+        "http_version",
+        "client",
+        "server",
+        "scheme",
+        "root_path",
+    )
     told = {name: scope[name] for name in names}
     told["headers"] = [
         (name.decode("latin-1"), value.decode("latin-1"))

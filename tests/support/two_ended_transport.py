@@ -18,14 +18,14 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["MemoryTransport"]
+__all__ = ["TwoEndedTransport"]
 
 HIGH_WATER_BYTES = 64 * 1024
 LOW_WATER_BYTES = 16 * 1024
 
 
 @implementer(ITransport)
-class MemoryTransport:
+class TwoEndedTransport:
     """
     The server's end of a connection, and what the client does at the other end.
 
