@@ -78,7 +78,7 @@ class FilePart:
             positioned = file if offset is None else None
             if offset is None:
                 offset = _position(file)
-        except (AttributeError, OSError, TypeError, ValueError) as error:
+        except (AttributeError, OSError, OverflowError, TypeError, ValueError) as error:
             raise InvalidMessage(
                 "http.response.zerocopysend: file must be an open regular file: "
                 f"{error}"

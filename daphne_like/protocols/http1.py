@@ -462,6 +462,8 @@ class HTTP1Protocol:
             self._close()
         elif self._state is _State.ENDING:
             self._linger()
+        elif self._state is not _READING:
+            return  # ended by what _advance did
         elif self._reader.head_begun:
             self._expect_head()
         else:
