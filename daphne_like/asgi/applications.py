@@ -163,12 +163,11 @@ class ApplicationManager:
             await waiter
 
     def _leave_behind(self, instance: ApplicationInstance) -> None:
-        if instance in self.running:
-            _logger.error(
-                "The application goes on although it was cancelled: %s",
-                instance.describe(),
-            )
-            self._forget(instance)
+        _logger.error(
+            "The application goes on although it was cancelled: %s",
+            instance.describe(),
+        )
+        self._forget(instance)
 
     def _forget(self, instance: ApplicationInstance) -> None:
         self.running.pop(instance, None)

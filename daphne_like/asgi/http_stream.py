@@ -154,7 +154,7 @@ class HTTPStream:
 
     def start(self) -> None:
         """Run the application for this request."""
-        context, head = self._context, self.head
+        context = self._context
         manager = context.manager
         if context.limit_concurrency and self._is_busy(manager):
             self._answer(503, "The server is busy.", ((b"retry-after", b"1"),))
@@ -163,6 +163,7 @@ class HTTPStream:
         if context.forwarded is not None:
             told = self._believe_proxy(context.forwarded)
             root_path = root_path if told is None else told
+        head = self.head
         extensions: dict[str, dict[str, object]] = {
             "http.response.early_hint": {},
             "http.response.pathsend": {},
@@ -183,9 +184,10 @@ class HTTPStream:
 
     def _believe_proxy(self, policy: ForwardedPolicy) -> str | None:
         """Show the application the client in front of a trusted proxy."""
-        connection = self._connection
-        origin = policy.resolve(connection.client, connection.scheme, self.head.headers)
-        self.head.headers = origin.headers
+        connection, head = self._connection, self.head
+        origin = policy.resolve(connection.client, connection.scheme, head.headers)
+        if origin.headers is not head.headers:
+            self.head = head.with_headers(origin.headers)
         self._connection = Connection(origin.client, connection.server, origin.scheme)
         return origin.root_path
 
@@ -210,7 +212,9 @@ class HTTPStream:
             self._wake()
 
     def body_ended(self) -> None:
-        """Note that the body is complete."""
+        """Note that the body is complete, unless parts of it were dropped."""
+        if self._state.is_over:
+            return
         self._body_ended = True
         if self._waiters:
             self._wake()
@@ -245,9 +249,10 @@ class HTTPStream:
                 return self._request_event()
             if state.is_over:
                 return {"type": "http.disconnect"}
-            if self.head.expects_continue and self._is_held():
+            head = self.head
+            if head.expects_continue and not self._body_ended and self._is_held():
                 # RFC 9110 section 10.1.1: only now is the body wanted.
-                self.head.expects_continue = False
+                head.expects_continue = False
                 self._sender.send_continue()
             waiter = self._new_waiter()
             try:
@@ -511,7 +516,6 @@ class HTTPStream:
                 "The application returned without completing its response: %s",
                 self.describe(),
             )
-        # ASGI: after an error the connection is ended with the application.
         if is_over:
             return
         if not self._is_held():
@@ -519,6 +523,7 @@ class HTTPStream:
         elif isinstance(error, asyncio.CancelledError):
             self._answer(503, "The server is shutting down.", close=True)
         else:
+            # ASGI, main specification: with the instance ends its connection.
             self._answer(500, "Internal Server Error", close=True)
 
     def _answer(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["http_scope"]
 
 
+_QUESTION_MARK, _PERCENT = b"?%"
+
+
 def http_scope(
     head: RequestHead,
     connection: Connection,
@@ -39,11 +42,13 @@ def http_scope(
         extensions: Those which this exchange can use; the caller's to give away.
     """
     raw_path, query = head.target, b""
-    if b"?" in raw_path:
+    # Numbers, as looking for b"?" in bytes takes an exception inside of Python.
+    if _QUESTION_MARK in raw_path:
         raw_path, _, query = raw_path.partition(b"?")
-    # Undecodable bytes become U+FFFD; raw_path keeps them.
-    path = raw_path.decode("utf-8", "replace")
-    if "%" in path:
+    if _PERCENT not in raw_path and raw_path.isascii():
+        path = raw_path.decode("latin-1")
+    else:
+        # Undecodable bytes become U+FFFD; raw_path keeps them.
         path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     if root_path and not _is_below(path, root_path):
         path = root_path + path
@@ -58,7 +63,7 @@ def http_scope(
         "raw_path": raw_path,
         "query_string": query,
         "root_path": root_path,
-        "headers": head.headers,
+        "headers": [*head.headers],
         # Lists, since Daphne's users compare them with lists.
         "client": None if client is None else [*client],
         "server": None if server is None else [*server],

@@ -130,13 +130,12 @@ def endpoint_from_string(description: str, backlog: int) -> SocketEndpoint | Non
     Raises:
         SettingsError: The string is malformed.
     """
-    (kind, *positional), named = _split(description)
-    known = _KINDS.get(kind)
-    if known is None:
+    words, named = _split(description)
+    if not words or words[0] not in _KINDS:
         return None
-    make_source, names = known
+    make_source, names = _KINDS[words[0]]
     try:
-        arguments = _arguments(positional, named, (*names, "backlog"))
+        arguments = _arguments(words[1:], named, (*names, "backlog"))
         text = arguments.pop("backlog", str(backlog))
         return SocketEndpoint(
             make_source(**arguments), _number(text, "backlog", 2**31 - 1)

@@ -240,9 +240,6 @@ class HTTP1Protocol:
         """Take no further request; answer what was received, then close."""
         if self._state is _READING:
             self._state = _State.LAST
-            if self._receiving is None:
-                self._held = b""
-            self._pace_reading()
             if not (self._current or self._receiving or self._queue):
                 self._close()
 
@@ -449,7 +446,6 @@ class HTTP1Protocol:
         elif self._receiving is not stream:
             self._next_request()
         elif self._must_close_unread():
-            self._receiving = None
             self._linger()
 
     def _next_request(self) -> None:
@@ -541,7 +537,7 @@ class HTTP1Protocol:
     # -- Deadlines -----------------------------------------------------------
 
     def _expect_head(self) -> None:
-        if self._current is None and self._state is _READING:
+        if self._current is None:
             timeout = self._limits.timeout_request_header or inf
             self._idle_deadline = self._clock() + timeout
             self._watch(self._idle_deadline)

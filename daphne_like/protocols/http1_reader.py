@@ -76,6 +76,7 @@ for _name in (
 ).split():
     _PLAIN_NAMES[_name] = _PLAIN_NAMES[_name.lower()] = _name.lower()
 _MOST_NAMES = 1024
+_MOST_NAME_BYTES = 64
 
 # Each byte of a chunked body pays for so many bytes of chunk sizes, extensions
 # and trailers; chunks of one byte need five. One head's worth comes on top.
@@ -201,7 +202,7 @@ class RequestReader:
         if again and self._repeated_head is not None:
             # A client that asks for the same over and over, byte for byte:
             # between messages, parsing is a function of the bytes alone.
-            self._sink.request_received(self._repeated_head.copy())
+            self._sink.request_received(self._repeated_head)
             return False
         self._repeated_head = None
         self._last_fed = b""
@@ -229,7 +230,7 @@ class RequestReader:
         ):
             self._last_fed = data
             if again and self._last_head is not None:
-                self._repeated_head = self._last_head.copy()
+                self._repeated_head = self._last_head
         self._last_head = None
         return False
 
@@ -333,7 +334,7 @@ class RequestReader:
                 return
             if policy == "reject":
                 self._reject(400, "A header name holds an underscore.")
-        elif len(_PLAIN_NAMES) < _MOST_NAMES:
+        elif len(given) <= _MOST_NAME_BYTES and len(_PLAIN_NAMES) < _MOST_NAMES:
             _PLAIN_NAMES[given] = name
         head.headers.append((name, value))
 
@@ -462,7 +463,7 @@ class RequestReader:
             if self._parser.should_upgrade():
                 return  # too early: _ignore_upgrade reads the body
             self._in_body = self._chunked = False
-            self._content_length = self._body_bytes = self._unparsed_bytes = 0
+            self._content_length = self._body_bytes = 0
             self._sink.body_ended()
         self._completed += 1
 
@@ -528,13 +529,9 @@ class _BodyCallbacks:
 
     def __init__(self, reader: RequestReader) -> None:
         self._reader = reader
+        self.on_message_complete = reader.on_message_complete
 
     def on_body(self, data: bytes) -> None:
-        """Pass on a piece, if it is of that body."""
+        """Pass on a piece of that body, and none of what is behind it."""
         if self._reader._in_body:
             self._reader.on_body(data)
-
-    def on_message_complete(self) -> None:
-        """Pass on the end of that body."""
-        if self._reader._in_body:
-            self._reader.on_message_complete()

@@ -54,6 +54,9 @@ class RequestHead:
     """
     A request without its body, filled by the protocol as it parses.
 
+    After that it doesn't change, since requests that are equal may share one;
+    but for ``expects_continue`` of those with a body, which never do.
+
     Attributes:
         method: As received, e.g. ``"GET"``.
         target: Path and query as received; absolute-form already reduced.
@@ -83,11 +86,15 @@ class RequestHead:
         self.expects_continue = False
         self.accepts_trailers = False
 
-    def copy(self) -> RequestHead:
-        """Make another head with the same content and a list of its own."""
+    def with_headers(self, headers: list[Header]) -> RequestHead:
+        """Make another head which differs in its fields alone."""
         head = RequestHead(self.target)
         head.method = self.method
-        head.headers = self.headers.copy()
+        head.http_version = self.http_version
+        head.headers = headers
+        head.has_body = self.has_body
+        head.expects_continue = self.expects_continue
+        head.accepts_trailers = self.accepts_trailers
         return head
 
 

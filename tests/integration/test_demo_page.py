@@ -118,24 +118,19 @@ def test_the_page_tells_about_the_request(page: Page, server: ServerProcess) -> 
     assert "/request" in page.text("request")
 
 
-def test_server_sent_events_arrive(page: Page) -> None:
-    """The clock goes on with each event, and stops when the stream is closed."""
+def test_a_stream_and_events_arrive_side_by_side(page: Page) -> None:
+    """Chunks are drawn as they come, not all at the end; the clock goes on beside."""
+    page.click("stream-button")
+
     page.wait_for("events-status", "Connected")
     assert "Live" == page.text("link-text")
     page.wait_for("clock", r"\d\d:\d\d:\d\d")
     page.wait_for("beats-caption", r"between two events: \d+ ms")
-
+    page.wait_for("stream-chunks", "of 40")
     page.click("events-button")
-
     page.wait_for("events-status", "ended after .* client left, noticed within")
 
-
-def test_a_streaming_response_arrives(page: Page) -> None:
-    """Each chunk is drawn as it comes, not all of them at the end."""
-    page.click("stream-button")
-
     page.wait_for("stream-status", "Complete: 40 chunks")
-
     assert "40 of 40" == page.text("stream-chunks")
     assert int(page.text("stream-reads")) > 20
     cells = page.browser.find_elements(By.CSS_SELECTOR, "#cells .full")

@@ -2402,23 +2402,29 @@ def test_file_is_closed_by_mistake(
 # -- Too many requests, too slow applications ---------------------------------
 
 
-def test_too_many_applications(serve: Serve, app: HandApplication) -> None:
+def test_too_many_applications(serve: Serve, loop: SteppedLoop) -> None:
     """Above the limit a client is asked to come back in a second."""
-    server = serve(app, limit_concurrency=1)
+    gate = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.wait()
+        await hello(scope, receive, send)
+
+    server = serve(application, limit_concurrency=1)
     first = server.request()
 
     second = server.request()
     third = server.request("HEAD")
-
-    assert 503 == second.status
+    assert 503 == second.status == third.status
     assert b"The server is busy.\n" == second.body
     assert [b"1"] == second.values_of(b"retry-after")
     assert second.is_complete
     assert third.is_complete
-    app.send(start(), body(b"done"))
-    app.end()
-    assert first.is_complete
-    assert not server.request(after=first).is_complete
+
+    gate.set()
+    loop.settle()
+    assert b"Hello, World!" == first.body
+    assert 200 == server.request(after=second).status
 
 
 def test_application_takes_too_long(

@@ -196,9 +196,11 @@ def test_no_continue_for_a_body_that_has_come(serve: Serve) -> None:
     """A client that didn't wait isn't asked (H22)."""
     served = serve(request_head(method="POST", has_body=True, expects_continue=True))
     served.tell(served.stream.body_received, b"body")
-
+    served.app.receive()
+    served.tell(served.stream.body_ended)
     served.app.receive()
 
+    assert not served.app.begin_receive().done()
     assert [] == served.calls
 
 
@@ -347,6 +349,17 @@ def test_rejected_in_mid_body(upload: Served) -> None:
 
     assert DISCONNECT == receiving.result()
     assert 413 == upload.calls[0][1]
+
+
+def test_end_of_a_body_that_was_dropped(upload: Served) -> None:
+    """After a timeout in mid-body no rest of it looks like the whole (H21)."""
+    upload.tell(upload.stream.body_received, b"first ")
+
+    upload.tell(upload.stream.reject, OVERLOAD)
+    upload.tell(upload.stream.body_received, b"second")
+    upload.tell(upload.stream.body_ended)
+
+    assert DISCONNECT == upload.app.receive()
 
 
 @pytest.mark.parametrize("complete", [False, True])

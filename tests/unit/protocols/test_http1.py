@@ -27,12 +27,14 @@ from memory_connection import (
 )
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IPushProducer,
     IReactorFDSet,
 )
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from daphne_like.protocols.http1 import HTTP1Factory, HTTP1Protocol
@@ -736,6 +738,25 @@ def test_reading_is_resumed_to_read_off_a_refused_body() -> None:
     assert "half" == connection.transport.end
 
 
+@pytest.mark.parametrize("how", ["close", "timeout"])
+def test_reading_is_resumed_to_read_off_what_will_not_be_answered(how: str) -> None:
+    """A body that waited behind the last answer is dropped with its request."""
+    connection = MemoryConnection(http_timeout=10)
+    connection.receive(get() + post(b"", length=10**6), b"x" * 70 * KIB)
+
+    assert not connection.is_reading()
+
+    if how == "close":
+        connection.started[0].answer(close=True)
+    else:
+        connection.wait(11)
+
+    assert "half" == connection.transport.end
+    assert connection.is_reading()
+    assert 1 == len(connection.started)
+    assert 1 == connection.written.count(b"HTTP/1.1")
+
+
 # -- Expect: 100-continue -----------------------------------------------------------
 
 EXPECT = b"Expect: 100-continue"
@@ -1027,6 +1048,20 @@ def test_a_rejection_waits_for_the_answers_before_it() -> None:
     assert 2 == len(connection.started)
 
 
+def test_a_rejection_waits_for_a_slow_peer() -> None:
+    """Answers that the peer hasn't taken yet don't let the rejection overtake."""
+    transport = MemoryTransport(high_water_bytes=1)
+    connection = MemoryConnection(hello, transport=transport)
+    connection.receive(get() * 3 + b"\x00")
+
+    assert OK == connection.written
+
+    for _ in range(3):
+        connection.take()
+
+    assert connection.written.startswith(OK * 3 + b"HTTP/1.1 501 ")
+
+
 def test_after_a_rejection_the_peer_may_go_on_for_two_seconds() -> None:
     """It gets to reading the answer although it is still sending."""
     connection = MemoryConnection()
@@ -1082,27 +1117,22 @@ def test_a_broken_body_breaks_off_a_response_that_has_begun() -> None:
     assert "closing" == connection.transport.end
 
 
-@pytest.mark.parametrize("fault", ["garbage", "silence"])
-def test_a_request_that_was_answered_gets_no_second_answer(fault: str) -> None:
-    """A body that goes wrong after the answer only ends the connection."""
-    connection = MemoryConnection(
-        answering(), limit_request_body=10, timeout_request_body=3
-    )
+def test_a_request_that_was_answered_gets_no_second_answer() -> None:
+    """A body that stops coming after the answer only ends the connection."""
+    connection = MemoryConnection(hello, timeout_request_body=3)
     connection.receive(post(b"hel", length=5))
+    connection.wait(5)
 
     assert OK == connection.written
+    assert "half" == connection.transport.end
 
-    if fault == "silence":
-        connection.wait(5)
-    else:
-        # Sized bodies can't be broken, so what is behind it is.
-        connection.receive(b"lo\x00")
 
-    if fault == "silence":
-        assert OK == connection.written
-        assert "half" == connection.transport.end
-    else:
-        assert connection.written.startswith(OK + b"HTTP/1.1 501 ")
+def test_what_is_behind_a_dropped_body_is_the_next_request() -> None:
+    """An error there is an error of its own, and gets its own answer."""
+    written, end = seen_by_peer(post(b"hello") + b"\x00", hello)
+
+    assert written.startswith(OK + b"HTTP/1.1 501 ")
+    assert "half" == end
 
 
 def test_a_body_beyond_its_limit_is_refused() -> None:
@@ -1150,10 +1180,10 @@ def test_connections_beyond_the_limit_get_a_503(limit: int) -> None:
 
 def test_the_size_of_a_slice_does_not_hide_a_large_head() -> None:
     """A head behind a large body is measured like any other."""
-    body = b"x" * 50 * KIB
+    body = b"x" * 33 * KIB
     large = get(b"/", b"X: " + b"y" * 40 * KIB)
     for size in (1000, 10**6):
-        connection = MemoryConnection(echo, limit_request_header=20 * KIB)
+        connection = MemoryConnection(echo, limit_request_header=34 * KIB)
         connection.receive(*cut(post(body) + large, size))
 
         assert connection.written.startswith(ok(b"POST / " + body) + b"HTTP/1.1 431 ")
@@ -1372,6 +1402,21 @@ def test_silence_is_no_fault_of_a_client_whose_pipeline_is_full() -> None:
     assert OK * 5 == connection.written
 
 
+def test_silence_is_no_fault_of_a_client_whose_body_is_held_back() -> None:
+    """What was read already, and waits behind a full pipeline, has come."""
+    body = b"x" * 40 * KIB
+    connection = MemoryConnection(timeout_request_body=30, limit_pipelined_requests=1)
+    connection.receive(get() + get() + post(body))
+    connection.wait(100)
+    connection.started[0].answer()
+    connection.wait(100)
+    connection.started[1].answer()
+    connection.wait(100)
+
+    assert OK * 2 == connection.written
+    assert body == connection.started[2].body
+
+
 def test_an_exchange_that_takes_too_long_is_answered_with_503() -> None:
     """Daphne's `--http-timeout`: from the start of the application on."""
     connection = MemoryConnection(http_timeout=20)
@@ -1487,13 +1532,12 @@ def test_send_waits_while_the_peer_is_slow() -> None:
     [stream] = connection.started
     stream.answer(b"x", end=False)
 
-    assert not connection.protocol.congested
     assert HandTask(stream.sender.drained()).done
 
     stream.send(b"x" * 65 * KIB)
     waiting = [HandTask(stream.sender.drained()) for _ in range(2)]
 
-    assert connection.protocol.congested
+    assert stream.sender.congested
     assert [False, False] == [task.done for task in waiting]
 
     connection.take()
@@ -1501,7 +1545,7 @@ def test_send_waits_while_the_peer_is_slow() -> None:
         task.step()
 
     assert [True, True] == [task.done for task in waiting]
-    assert not stream.sender.congested
+    assert not connection.protocol.congested
 
 
 @pytest.mark.parametrize("how", ["lost", "stopped", "cancelled"])
@@ -1688,17 +1732,22 @@ def test_an_abort_shows_that_the_response_is_incomplete(
 def test_an_abort_resets_a_response_that_would_end_with_the_connection() -> None:
     """A regular close would look like the regular end of the body."""
     connection = MemoryConnection()
-    connection.receive(b"GET / HTTP/1.0\r\n\r\n")
+    head = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n"
+    connection.receive(head + b"\r\n" + head + b"Content-Length: 5\r\n\r\n")
     [stream] = connection.started
     stream.answer(b"x", end=False)
     stream.abort()
 
     assert "aborted" == connection.transport.end
 
+    # It may take a turn of the loop until the connection is gone.
+    connection.protocol.dataReceived(b"hello" + get())
+    connection.protocol.drain()
     connection.turn()
 
     assert connection.is_lost()
-    assert "disconnected" not in stream.told
+    assert [] == stream.told
+    assert 1 == len(connection.started)
 
 
 def test_an_aborted_connection_stays_aborted() -> None:
@@ -1792,6 +1841,74 @@ def test_a_body_is_lost_with_its_connection() -> None:
 
     assert "disconnected" == stream.told[-1]
     assert not stream.complete
+
+
+class HastyTransport(PlainTransport):
+    """One that tells of the end within the call that asks for it."""
+
+    protocol: HTTP1Protocol
+
+    def loseConnection(self) -> None:
+        """Close, at once."""
+        super().loseConnection()
+        self._lose()
+
+    def abortConnection(self) -> None:
+        """Abort, at once."""
+        super().abortConnection()
+        self._lose()
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        [b"GE"],
+        [get()],
+        [b"\x00"],
+        [post(b"", length=10**6)],
+        [post(b"hel", length=5), b"lo" + get()],
+        [get(b"/", b"Connection: close") + get() * 2000],
+        [get() * 2000],
+        [CHUNKED + BAD_CHUNK],
+        [CHUNKED, BAD_CHUNK],
+    ],
+)
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_transport_may_be_gone_within_the_call(
+    pieces: list[bytes], eager: bool
+) -> None:
+    """Test transports, and those of some endpoint plugins, waste no turn."""
+    for application in (
+        silent,
+        hello,
+        echo,
+        answering(close=True),
+        answering(end=False),
+    ):
+        for after in ("drain", "stop", "wait"):
+            transport = HastyTransport()
+            connection = MemoryConnection(
+                application,
+                transport=transport,
+                eager=eager,
+                http_timeout=20,
+                timeout_request_body=10,
+            )
+            transport.protocol = connection.protocol
+            connection.receive(*pieces)
+            if after == "wait":
+                connection.wait(40)
+            else:
+                getattr(connection.protocol, after)()
+            connection.wait(3)
+
+            assert transport.lost or after == "drain"
+            assert len(connection.wheel) <= (not transport.lost)
 
 
 def test_what_an_application_takes_after_the_loss_does_no_harm() -> None:
@@ -2111,6 +2228,32 @@ def test_a_file_is_left_to_a_transport_that_can(file: int) -> None:
         assert b"<" + FILE[7:17] + b">" == responses_in(connection.written)[0][0].body
 
     assert [(file, 7, 10)] * 2 == sent
+
+
+def test_a_copy_by_the_kernel_that_ends_late_writes_nothing(file: int) -> None:
+    """A response that was broken off meanwhile gets no more framing."""
+
+    class Waiting(MemoryTransport):
+        async def send_file(self, file: int, offset: int, count: int) -> None:
+            await copied
+
+    for lost in (True, False):
+        connection = MemoryConnection(transport=Waiting(), http_timeout=20)
+        copied = connection.loop.create_future()
+        connection.receive(get())
+        [stream] = connection.started
+        stream.answer(b"<", end=False)
+        task = HandTask(stream.sender.send_file(file, 0, 10))
+        if lost:
+            connection.lose()
+        else:
+            connection.wait(22)
+        copied.set_result(None)
+        task.step()
+
+        assert task.done
+        assert None is task.error
+        assert connection.written.endswith(b"a\r\n")
 
 
 # -- Any bytes, any order -------------------------------------------------------------
