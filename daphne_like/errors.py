@@ -18,6 +18,7 @@ __all__ = [
     "ListenError",
     "RequestRejected",
     "SettingsError",
+    "StartError",
 ]
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from zope.interface import implementer
 
@@ -607,7 +607,8 @@ class LoopPort:
     ) -> None:
         self._endpoint = endpoint
         self._factory = factory
-        self._servers = list(servers)
+        self._servers = servers
+        self._sockets = sockets
         self._addresses = [
             twisted_address(sock, sock.getsockname()) for sock in sockets
         ]
@@ -618,13 +619,22 @@ class LoopPort:
 
     def stopListening(self) -> Deferred[None]:
         """Accept no more; connections go on (IListeningPort)."""
-        if self._servers:
-            for server in self._servers:
-                server.close()
-            self._servers.clear()
-            self._endpoint.close()
-            self._factory.doStop()
-        return succeed(None)
+        return Deferred.fromFuture(asyncio.ensure_future(self._stop()))
+
+    async def _stop(self) -> None:
+        servers, self._servers = self._servers, ()
+        if not servers:
+            return
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            loop.remove_reader(sock)
+        # What asyncio has accepted in this turn it connects in the next one, but
+        # forgets when the server is closed meanwhile.
+        await asyncio.sleep(0)
+        for server in servers:
+            server.close()
+        self._endpoint.close()
+        self._factory.doStop()
 
     def getHost(self) -> IAddress:
         """Tell the first address (IListeningPort)."""

@@ -179,9 +179,11 @@ def _daphne_format(wall_clock: WallClock) -> Render:
     def render(exchange: Exchange) -> str:
         client = exchange.client
         peer = "-" if client is None else f"{_escaped(str(client[0]))}:{client[1]}"
+        # What was refused before it was a request has neither.
+        method, target = exchange.method or "-", exchange.target or b"-"
         return (
             f"{peer} - - [{now()}] "
-            f'"{_escaped(exchange.method)} {_escaped_bytes(exchange.target)}" '
+            f'"{_escaped(method)} {_escaped_bytes(target)}" '
             f"{exchange.status or '-'} {exchange.body_bytes_sent or '-'}"
         )
 
@@ -344,7 +346,7 @@ def _atoms(wall_clock: WallClock) -> dict[str, Render]:
         "u": _basic_user,
         "t": lambda _: wall_clock.clf(),
         "r": lambda exchange: _escaped(
-            f"{exchange.method} {exchange.target.decode('latin-1')}"
+            f"{exchange.method or '-'} {exchange.target.decode('latin-1') or '-'}"
             f" HTTP/{exchange.http_version}"
         ),
         "m": lambda exchange: _escaped(exchange.method),

@@ -483,7 +483,7 @@ class HTTP1Protocol:
         mark = _BODY_LOW_WATER_BYTES if self._reading_paused else _BODY_HIGH_WATER_BYTES
         pause = (
             self._unread_bytes > mark
-            or bool(self._held)
+            # And only then can bytes be held.
             or len(self._queue) >= self._most_queued
         ) and self._state in (_READING, _State.LAST)
         if pause and not self._reading_paused:

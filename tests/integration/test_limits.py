@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,9 @@ REQUEST = b"GET /hello HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n"
 # Below what is usual for a user, and above what the server itself needs.
 FEW_DESCRIPTORS = 64
 MANY_CONNECTIONS = 10_000
+
+FILE_BYTES = 32 * 1024 * 1024
+FILE_REQUEST = b"/file?%d" % FILE_BYTES
 
 
 def assert_serves(server: ServerProcess) -> None:
@@ -46,6 +49,15 @@ def processor_seconds(server: ServerProcess) -> float:
         pytest.skip("the system has no /proc")
     fields = path.read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+@pytest.fixture
+def large_file(tmp_path: Path) -> Path:
+    """Make a file that no buffer holds, and which takes no room on the disk."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(FILE_BYTES)
+    return path
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -113,12 +125,13 @@ def test_ten_thousand_idle_connections(serve: Serve, loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_clients_that_do_not_behave(serve: Serve, loop: str) -> None:
+def test_clients_that_do_not_behave(serve: Serve, large_file: Path, loop: str) -> None:
     """Whoever is silent, slow or deaf is cut in time; others don't notice."""
     server = serve(
         *(APPLICATION, "--loop", loop),
         *("--timeout-request-header", "1", "--timeout-request-body", "1"),
         *("--timeout-send", "1", "--timeout-keep-alive", "1"),
+        environment={"FILE": str(large_file)},
     )
     post = b"POST /upload HTTP/1.1\r\nhost: server\r\ncontent-length: 9\r\n\r\n"
     with ExitStack() as connections:
@@ -134,6 +147,7 @@ def test_clients_that_do_not_behave(serve: Serve, loop: str) -> None:
         stuck_in_body = client(post + b"four")
         idle = client(REQUEST.replace(b"close", b"keep-alive"))
         deaf = client(REQUEST.replace(b"/hello", b"/pour"))
+        deaf_for_a_file = client(REQUEST.replace(b"/hello", FILE_REQUEST))
         sent = 0
         try:
             while sent < 50:
@@ -149,11 +163,36 @@ def test_clients_that_do_not_behave(serve: Serve, loop: str) -> None:
         assert read_to_end(stuck_in_head).startswith(b"HTTP/1.1 408 ")
         assert read_to_end(stuck_in_body).startswith(b"HTTP/1.1 408 ")
         assert read_to_end(idle).endswith(b"\r\n\r\nhello")
-        with pytest.raises(ConnectionResetError):
-            read_to_end(deaf)
+        for sock in (deaf, deaf_for_a_file):
+            with pytest.raises(ConnectionResetError):
+                read_to_end(sock)
     assert_serves(server)
     assert "poured" not in server.log
+    assert "file sent" not in server.log
     assert "Traceback" not in server.log
+    assert 0 == server.stop()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_files(serve: Serve, large_file: Path, loop: str) -> None:
+    """
+    Files go out whole, several on one connection. A file that has become shorter
+    breaks the response off, so that the client sees it, and nothing else.
+    """
+    server = serve(APPLICATION, "--loop", loop, environment={"FILE": str(large_file)})
+    request = REQUEST.replace(b"/hello", FILE_REQUEST)
+    with connect(server.url) as sock:
+        sock.sendall(request.replace(b"close", b"keep-alive") + request)
+        answers = split_answers(read_to_end(sock))
+    assert [FILE_BYTES, FILE_BYTES] == [len(item.body) for item in answers]
+
+    large_file.write_bytes(b"short")
+    with connect(server.url) as sock:
+        sock.sendall(request)
+        with suppress(ConnectionResetError):
+            assert read_to_end(sock).endswith(b"\r\n\r\nshort")
+    server.wait_for_log("EOFError: the file ended early")
+    assert_serves(server)
     assert 0 == server.stop()
 
 
@@ -179,17 +218,19 @@ def test_garbage(serve: Serve, loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_clients_that_vanish(serve: Serve, loop: str) -> None:
+def test_clients_that_vanish(serve: Serve, large_file: Path, loop: str) -> None:
     """Connections that are reset at any point leave nothing behind."""
     server = serve(
         *(APPLICATION, "--loop", loop, "--no-access-log"),
         *("--application-close-timeout", "0"),
+        environment={"FILE": str(large_file)},
     )
     requests = (
         b"",
         b"GET / HT",
         REQUEST,
         REQUEST.replace(b"/hello", b"/flood"),
+        REQUEST.replace(b"/hello", FILE_REQUEST),
         REQUEST.replace(b"/hello", b"/slow"),
         b"POST /upload HTTP/1.1\r\nhost: server\r\ncontent-length: 9\r\n\r\nfour",
     )

@@ -234,7 +234,11 @@ class HTTP1Driver(Driver):
         else:
             connection = self._connect()
         fields = [(b"host", b"example.org"), *headers]
-        if any(name == b"content-length" for name, _ in headers):
+        names = {name for name, _ in headers}
+        if b"te" in names:
+            # RFC 9110 section 10.1.4: it concerns this connection alone.
+            fields.append((b"connection", b"te"))
+        if b"content-length" in names:
             pass
         elif more_body:
             fields.append((b"transfer-encoding", b"chunked"))

@@ -26,6 +26,7 @@ from daphne_like.errors import RequestRejected
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
 from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory, HTTP1Protocol
+from daphne_like.protocols.http1_reader import RequestReader
 from daphne_like.protocols.interfaces import (
     Connection,
     Header,
@@ -201,6 +202,7 @@ class FakeStream:
         """Begin: at once as eager tasks do, or in the next turn."""
         assert not self.started
         assert not self.over
+        assert not self._owner.is_feeding, "a fault may be behind it"
         self.started = True
         if self._owner.eager:
             self._owner.application(self)
@@ -346,6 +348,21 @@ def silent(stream: FakeStream) -> None:
     """Do nothing; the test acts itself."""
 
 
+class WatchedReader(RequestReader):
+    """A reader which knows when it is being fed."""
+
+    is_feeding = False
+
+    def feed(self, data: bytes) -> bool:
+        """Feed, not within being fed."""
+        assert not self.is_feeding
+        self.is_feeding = True
+        try:
+            return super().feed(data)
+        finally:
+            self.is_feeding = False
+
+
 class Outcome(NamedTuple):
     """
     What a peer and the applications see of a connection.
@@ -416,7 +433,15 @@ class MemoryConnection:
         )
         address = IPv4Address("TCP", "192.0.2.1", 1234)
         self.protocol = HTTP1Factory(context).buildProtocol(address)
+        self.protocol._reader = WatchedReader(HTTPSettings(**settings), self.protocol)
         self.protocol.makeConnection(cast("ITransport", self.transport))
+
+    @property
+    def is_feeding(self) -> bool:
+        """Whether the reader is in the middle of what came in."""
+        reader = self.protocol._reader
+        assert isinstance(reader, WatchedReader)
+        return reader.is_feeding
 
     def _open_stream(
         self, head: RequestHead, connection: Connection, sender: StreamSender

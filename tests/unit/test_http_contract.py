@@ -47,7 +47,7 @@ if sys.version_info < (3, 11):
 
 MEBIBYTE = 1024 * 1024
 HTML = [(b"content-type", b"text/html")]
-TE_TRAILERS = [(b"te", b"trailers"), (b"connection", b"te")]
+TE_TRAILERS = [(b"te", b"trailers")]
 
 
 class Serve(Protocol):

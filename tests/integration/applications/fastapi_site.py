@@ -155,7 +155,7 @@ async def stay(request: Request) -> str:
     """Answer nothing, and open the gate when the client has left."""
     name = request.query_params["gate"]
     gate(f"{name}-begun").set()
-    while not await request.is_disconnected():  # noqa: ASYNC110 - polling is its use
+    while not await request.is_disconnected():
         await asyncio.sleep(0.01)
     gate(name).set()
     return "too late"

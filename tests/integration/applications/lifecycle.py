@@ -116,6 +116,19 @@ async def pour(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body"})
 
 
+async def file(scope: Any, receive: Any, send: Any) -> None:
+    """Send a file which the environment names, as long as the query says."""
+    size = int(scope["query_string"])
+    path = os.environ["FILE"]
+    length = (b"content-length", b"%d" % size)
+    with open(path, "rb") as opened:  # noqa: ASYNC230, PTH123 - a file of the tests
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send(
+            {"type": "http.response.zerocopysend", "file": opened, "count": size}
+        )
+    say("file sent")
+
+
 async def show(scope: Any, receive: Any, send: Any) -> None:
     """Tell what the scope says of the connection."""
     shown = {name: scope[name] for name in ("client", "server", "scheme")}
@@ -225,6 +238,7 @@ _PATHS = {
     "/stream": stream,
     "/flood": flood,
     "/pour": pour,
+    "/file": file,
     "/scope": show,
     "/stubborn": stubborn,
     "/block": block,

@@ -132,7 +132,7 @@ async def stay(request: Request) -> PlainTextResponse:
     """Answer nothing, and open the gate when the client has left."""
     name = request.query_params["gate"]
     gate(f"{name}-begun").set()
-    while not await request.is_disconnected():  # noqa: ASYNC110 - polling is its use
+    while not await request.is_disconnected():
         await asyncio.sleep(0.01)
     gate(name).set()
     return PlainTextResponse("too late")

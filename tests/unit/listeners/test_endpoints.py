@@ -517,6 +517,11 @@ async def listen(endpoint: SocketEndpoint, factory: Factory) -> LoopPort:
     return cast("LoopPort", await listening)
 
 
+async def stop(port: LoopPort) -> None:
+    """Stop listening."""
+    await port.stopListening().asFuture(asyncio.get_running_loop())
+
+
 async def assert_echoes(family: int, address: Any) -> None:
     """Whoever connects is answered."""
     loop = asyncio.get_running_loop()
@@ -542,8 +547,8 @@ def test_listening_on_tcp(loop: str) -> None:
         assert ["start"] == factory.calls
 
         port.startListening()
-        port.stopListening()
-        port.stopListening()
+        await stop(port)
+        await stop(port)
         assert ["start", "stop"] == factory.calls
         with pytest.raises(ConnectionRefusedError):
             await assert_echoes(socket.AF_INET, (host.host, host.port))
@@ -570,7 +575,7 @@ def test_small_answers_leave_at_once(loop: str) -> None:
         host = port.getHost()
         assert isinstance(host, IPv4Address)
         await assert_echoes(socket.AF_INET, (host.host, host.port))
-        port.stopListening()
+        await stop(port)
         assert [True] == seen
 
     run_on(loop, scenario())
@@ -585,15 +590,15 @@ def test_listening_on_a_unix_socket(folder: Path, loop: str) -> None:
         port = await listen(parse(f"unix:{path}"), Factory())
         assert UNIXAddress(os.fsencode(path)) == port.getHost()
         await assert_echoes(socket.AF_UNIX, str(path))
-        port.stopListening()
+        await stop(port)
         assert not path.exists()
 
         port = await listen(parse(f"unix:{path}"), Factory())
         path.unlink()
         successor = await listen(parse(f"unix:{path}"), Factory())
-        port.stopListening()
+        await stop(port)
         await assert_echoes(socket.AF_UNIX, str(path))
-        successor.stopListening()
+        await stop(successor)
         assert not path.exists()
 
     run_on(loop, scenario())
@@ -609,7 +614,7 @@ def test_listening_on_an_inherited_unix_socket(folder: Path, loop: str) -> None:
     async def scenario() -> None:
         port = await listen(parse(f"fd:{inherited.detach()}"), Factory())
         await assert_echoes(socket.AF_UNIX, str(path))
-        port.stopListening()
+        await stop(port)
         assert path.exists()
 
     run_on(loop, scenario())
@@ -647,7 +652,7 @@ def test_a_path_that_is_lost_between_binding_and_listening(
             await listen(first, Factory())
         port = await listen(second, Factory())
         await assert_echoes(socket.AF_UNIX, f"{folder}/s")
-        port.stopListening()
+        await stop(port)
 
     run_on(loop, scenario())
 
@@ -669,7 +674,29 @@ def test_the_backlog_is_the_kernels(loop: str, monkeypatch: pytest.MonkeyPatch) 
             # TCP_INFO of a listening socket: tcpi_sacked is its backlog.
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
             assert backlog == int.from_bytes(info[28:32], sys.byteorder)
-            port.stopListening()
+            await stop(port)
+
+    run_on(loop, scenario())
+
+
+@ON_LOOPS
+def test_a_connection_that_is_accepted_at_the_last_moment(loop: str) -> None:
+    """It is served or refused; no client is left waiting."""
+
+    async def scenario() -> None:
+        for turns in range(6):
+            port = await listen(parse("tcp:0:interface=127.0.0.1"), Factory())
+            host = port.getHost()
+            assert isinstance(host, IPv4Address)
+            with socket.create_connection((host.host, host.port)) as client:
+                client.setblocking(False)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await stop(port)
+                running = asyncio.get_running_loop()
+                with suppress(ConnectionError):
+                    await running.sock_sendall(client, b"hello")
+                    assert await running.sock_recv(client, 10) in (b"hello", b"")
 
     run_on(loop, scenario())
 

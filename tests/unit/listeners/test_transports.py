@@ -363,7 +363,7 @@ async def connected(
 
 async def turns_until(happened: Callable[[], bool]) -> None:
     """Let the loop turn until something has happened."""
-    while not happened():  # noqa: ASYNC110 - an event would have to be set
+    while not happened():
         await asyncio.sleep(0)
 
 

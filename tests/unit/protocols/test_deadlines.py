@@ -266,7 +266,7 @@ class WheelWalk(RuleBasedStateMachine):
         self.all: list[Holder] = []
         self.removed: list[tuple[Holder, int]] = []
 
-    @rule(target=holders, wait=st.floats(-2, 9))
+    @rule(target=holders, wait=st.floats(0, 9))
     def add(self, wait: float) -> Holder:
         """Schedule a new holder."""
         holder = Holder(self.wheel)

@@ -700,6 +700,20 @@ def test_a_refused_body_is_read_off_for_two_seconds() -> None:
     assert OK_CLOSE == connection.written
 
 
+def test_lingering_has_no_deadline_but_its_own() -> None:
+    """A refused body may come as slowly as it likes, for those two seconds."""
+    connection = MemoryConnection(hello, timeout_request_body=1)
+    connection.receive(post(b"", length=10**9))
+    connection.wait(2)
+
+    assert "half" == connection.transport.end
+
+    connection.wait(2)
+
+    assert connection.is_lost()
+    assert OK_CLOSE == connection.written
+
+
 def test_lingering_goes_on_while_the_answer_is_still_being_taken() -> None:
     """A slow peer has its two seconds after the last byte of the answer."""
     transport = MemoryTransport(high_water_bytes=0)
@@ -1406,11 +1420,10 @@ def test_silence_is_no_fault_of_a_client_whose_body_is_held_back() -> None:
     """What was read already, and waits behind a full pipeline, has come."""
     body = b"x" * 40 * KIB
     connection = MemoryConnection(timeout_request_body=30, limit_pipelined_requests=1)
-    connection.receive(get() + get() + post(body))
-    connection.wait(100)
-    connection.started[0].answer()
-    connection.wait(100)
-    connection.started[1].answer()
+    connection.receive(get() + post(body[: 20 * KIB]) + post(body))
+    for number in range(2):
+        connection.wait(100)
+        connection.started[number].answer()
     connection.wait(100)
 
     assert OK * 2 == connection.written
