@@ -346,7 +346,7 @@ def _atoms(wall_clock: WallClock) -> dict[str, Render]:
         "u": _basic_user,
         "t": lambda _: wall_clock.clf(),
         "r": lambda exchange: _escaped(
-            f"{exchange.method or '-'} {exchange.target.decode('latin-1') or '-'}"
+            f"{exchange.method} {exchange.target.decode('latin-1')}"
             f" HTTP/{exchange.http_version}"
         ),
         "m": lambda exchange: _escaped(exchange.method),

@@ -124,12 +124,11 @@ def test_ten_thousand_idle_connections(serve: Serve, loop: str) -> None:
         assert 0 == server.stop()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_clients_that_do_not_behave(serve: Serve, large_file: Path, loop: str) -> None:
+def test_clients_that_do_not_behave(serve: Serve, large_file: Path) -> None:
     """Whoever is silent, slow or deaf is cut in time; others don't notice."""
     server = serve(
-        *(APPLICATION, "--loop", loop),
-        *("--timeout-request-header", "1", "--timeout-request-body", "1"),
+        *(APPLICATION, "--timeout-request-header", "1"),
+        *("--timeout-request-body", "1"),
         *("--timeout-send", "1", "--timeout-keep-alive", "1"),
         environment={"FILE": str(large_file)},
     )
@@ -168,7 +167,6 @@ def test_clients_that_do_not_behave(serve: Serve, large_file: Path, loop: str) -
                 read_to_end(sock)
     assert_serves(server)
     assert "poured" not in server.log
-    assert "file sent" not in server.log
     assert "Traceback" not in server.log
     assert 0 == server.stop()
 
@@ -186,11 +184,13 @@ def test_files(serve: Serve, large_file: Path, loop: str) -> None:
         answers = split_answers(read_to_end(sock))
     assert [FILE_BYTES, FILE_BYTES] == [len(item.body) for item in answers]
 
-    large_file.write_bytes(b"short")
     with connect(server.url) as sock:
         sock.sendall(request)
+        received = len(sock.recv(100))
+        large_file.write_bytes(b"short")
         with suppress(ConnectionResetError):
-            assert read_to_end(sock).endswith(b"\r\n\r\nshort")
+            received += len(read_to_end(sock))
+    assert received < FILE_BYTES
     server.wait_for_log("EOFError: the file ended early")
     assert_serves(server)
     assert 0 == server.stop()

@@ -126,7 +126,6 @@ async def file(scope: Any, receive: Any, send: Any) -> None:
         await send(
             {"type": "http.response.zerocopysend", "file": opened, "count": size}
         )
-    say("file sent")
 
 
 async def show(scope: Any, receive: Any, send: Any) -> None:
