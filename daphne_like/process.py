@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -120,6 +119,8 @@ class _Process:
         if self._debug:
             loop.set_debug(True)
         if self._threads:
+            from concurrent.futures import ThreadPoolExecutor
+
             loop.set_default_executor(ThreadPoolExecutor(self._threads))
         if loop.get_exception_handler() is None:
             loop.set_exception_handler(self._handle_exception)
