@@ -130,7 +130,8 @@ class _Process:
 
     def _started(self, starting: asyncio.Task[None]) -> None:
         if not starting.cancelled() and starting.exception() is not None:
-            self._reactor.stop()
+            with contextlib.suppress(ReactorNotRunning):
+                self._reactor.stop()
 
     def _shut_down(self) -> Deferred[None]:
         return Deferred.fromFuture(asyncio.ensure_future(self._server.shutdown()))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 
 from daphne_like import process, reactor
 from daphne_like.asgi.applications import ApplicationManager
@@ -389,7 +389,12 @@ class Server(Service):
         from twisted.internet import reactor
 
         core: Any = reactor
-        core.callFromThread(core.stop)
+
+        def stop() -> None:
+            with suppress(ReactorNotRunning):
+                core.stop()
+
+        core.callFromThread(stop)
 
 
 def run(

@@ -224,7 +224,7 @@ class ForwardedPolicy:
             return None
         trusted = self.trusts_everyone or self._is_listed(address)
         # A socket for both families shows an IPv4 peer as ::ffff:192.0.2.1.
-        mapped = address.ipv4_mapped if address.version == 6 else None
+        mapped = getattr(address, "ipv4_mapped", None)
         if mapped is not None:
             address = mapped
             trusted = trusted or self._is_listed(mapped)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -428,6 +430,43 @@ def test_the_program_ends_with_the_exit_status(
 
     assert raised.value.code == 3
     assert server.settings.bind.port == 5
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, 0), (3, 3), (None, 0), ("no", 1)])
+def test_threads_do_not_keep_the_program(
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: object,
+    status: int,
+) -> None:
+    """A thread of the application that doesn't end is named, and left behind."""
+    left: list[int] = []
+    timers: list[threading.Timer] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(threading.Timer, "start", timers.append)
+    monkeypatch.setattr(sys, "argv", ["daphne-like"])
+    release = threading.Event()
+    worker = threading.Thread(target=release.wait, name="slow-view")
+
+    def exit_with_a_thread() -> int:
+        worker.start()
+        raise SystemExit(code)
+
+    server.outcome = exit_with_a_thread
+    with pytest.raises(SystemExit):
+        CommandLineInterface.entrypoint()
+    [timer] = timers
+    assert timer.daemon
+
+    timer.function()
+    assert [status] == left
+    assert capsys.readouterr().err.endswith("threads don't end: slow-view\n")
+
+    release.set()
+    worker.join()
+    timer.function()
+    assert [status] == left
 
 
 def test_errors_of_loading_have_their_status(server: FakeServer) -> None:

@@ -951,9 +951,9 @@ FAREWELLS: dict[str, Callable[[Any], BaseException]] = {
     "chained twice": lambda error: wrapped(wrapped(error)),
     "raised from itself": circular,
     "in a group": lambda error: ExceptionGroup("tasks", [error]),
-    "chained in groups": lambda error: ExceptionGroup(
+    "chained in groups": lambda error: BaseExceptionGroup(
         "tasks",
-        [ExceptionGroup("more", [wrapped(error)])],
+        [BaseExceptionGroup("more", [wrapped(error)])],
     ),
     "in a group with a cancellation": lambda error: BaseExceptionGroup(
         "tasks", [asyncio.CancelledError(), error]
