@@ -15,6 +15,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 from server_process import ServerProcess, serving_until_done
 
+# Selenium leaves sockets of its own to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 DEMO = "daphne_like.demo:application"
 
 
