@@ -263,22 +263,21 @@ class Server(Service):
                 loop=loop,
                 connections=self.connections,
             )
-            ending.push_async_callback(self._stop_listening)
+            duties = [wheel.tick, headers.refresh]
+            if access_log is not None:
+                duties.append(access_log.flush)
+            ending.enter_context(_EverySecond(loop, duties))
+            ending.push_async_callback(self._drain, manager)
             for text, endpoint in endpoints:
                 scheme = scheme_of(text)
                 factory = HTTP1Factory(replace(context, scheme=scheme))
                 self.listeners.append(await _listen(text, endpoint, factory))
 
-            duties = [wheel.tick, headers.refresh]
-            if access_log is not None:
-                duties.append(access_log.flush)
-            ending.enter_context(_EverySecond(loop, duties))
             self._announce(loop)
             if self._ready_callable is not None:
                 self._ready_callable()
             self._serving.set()
             await self._stop_asked.wait()
-            await self._drain(manager)
 
     def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
         """Add those endpoints which are Twisted's: they need the reactor."""
@@ -293,7 +292,9 @@ class Server(Service):
         return endpoints
 
     async def _drain(self, manager: ApplicationManager) -> None:
-        """Let what is in flight end in time, and cut the rest."""
+        """Accept no more, let what is in flight end in time, and cut the rest."""
+        if not self._serving.is_set():
+            self.force()  # the start has failed
         await self._stop_listening()
         self.connections.drain()
         await self._wait_patiently(manager)
@@ -302,7 +303,7 @@ class Server(Service):
             await _within(_CANCEL_TIMEOUT, manager.ended())
         await _within(_FLUSH_TIMEOUT, self.connections.emptied())
         if self.connections:
-            _logger.warning("Cutting %d connections", len(self.connections))
+            _logger.warning("Connections that are cut: %d", len(self.connections))
         for connection in list(self.connections):
             connection.stop()
         await _within(_FLUSH_TIMEOUT, self.connections.emptied())

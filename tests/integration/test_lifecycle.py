@@ -294,7 +294,9 @@ def test_a_client_that_does_not_read_is_cut_too(serve: Serve, clients: Clients) 
     server.signal(signal.SIGTERM)
 
     assert 0 == server.wait()
-    assert_in_order(server.log, "Cutting 1 connection", r"application: stopped\n$")
+    assert_in_order(
+        server.log, "Connections that are cut: 1", r"application: stopped\n$"
+    )
 
 
 def test_an_application_that_swallows_its_cancellation_is_left_behind(

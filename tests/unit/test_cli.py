@@ -444,7 +444,11 @@ def test_threads_do_not_keep_the_program(
     left: list[int] = []
     timers: list[threading.Timer] = []
     monkeypatch.setattr(os, "_exit", left.append)
-    monkeypatch.setattr(threading.Timer, "start", timers.append)
+
+    def start(timer: threading.Timer) -> None:
+        timers.append(timer)
+
+    monkeypatch.setattr(threading.Timer, "start", start)
     monkeypatch.setattr(sys, "argv", ["daphne-like"])
     release = threading.Event()
     worker = threading.Thread(target=release.wait, name="slow-view")
@@ -454,17 +458,18 @@ def test_threads_do_not_keep_the_program(
         raise SystemExit(code)
 
     server.outcome = exit_with_a_thread
-    with pytest.raises(SystemExit):
-        CommandLineInterface.entrypoint()
-    [timer] = timers
+    try:
+        with pytest.raises(SystemExit):
+            CommandLineInterface.entrypoint()
+        [timer] = timers
+        timer.function()
+    finally:
+        release.set()
+        worker.join()
     assert timer.daemon
-
-    timer.function()
     assert [status] == left
     assert capsys.readouterr().err.endswith("threads don't end: slow-view\n")
 
-    release.set()
-    worker.join()
     timer.function()
     assert [status] == left
 

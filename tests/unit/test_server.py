@@ -15,6 +15,7 @@ from event_loops import LOOPS, run_on
 from recorded_log import RecordedLog
 from twisted.application.service import IService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from daphne_like import process, reactor, server
@@ -258,6 +259,41 @@ def test_a_ready_callable_that_raises(
     assert [error] == log.take_errors()
     assert ["started", "stopped"] == site.events
     assert not path.exists()
+
+
+def test_a_request_that_comes_before_a_failure(
+    make: Make, site: Site, path: Path, log: RecordedLog
+) -> None:
+    """When the start fails after all, what has begun meanwhile is cut first."""
+
+    async def scenario() -> None:
+        endpoint = made._endpoints[1][1]
+        assert endpoint is not None
+
+        async def fail() -> Any:
+            _, writer = await connect(path)
+            writers.append(writer)
+            writer.write(REQUEST)
+            await site.started.wait()
+            raise ListenError("in use")
+
+        def listen_late(factory: Any) -> Any:
+            return Deferred.fromFuture(asyncio.ensure_future(fail()))
+
+        endpoint.listen = listen_late  # type: ignore[method-assign]
+        with pytest.raises(ListenError):
+            await made.startup()
+        assert not made.connections
+        for writer in writers:
+            writer.close()
+
+    writers: list[asyncio.StreamWriter] = []
+    made = make(endpoints=[f"unix:{path}", f"unix:{path}2"])
+    run_on("asyncio", scenario())
+    cancelled, failed = log.take()
+    assert cancelled.startswith("WARNING Cancelling the application: GET /, ")
+    assert "CRITICAL in use" == failed
+    assert ["started", "stopped"] == site.events
 
 
 def test_an_access_log_that_cannot_be_opened(make: Make, site: Site) -> None:
