@@ -310,7 +310,7 @@ class HTTPSettings(_Section):
     limit_connections: int = setting(
         0,
         Integer(),
-        "open connections, then further ones wait; 0, since the system limits files",
+        "open connections, then further ones get 503; 0, since the system limits files",
     )
     limit_concurrency: int = setting(
         0,

@@ -169,11 +169,10 @@ class HTTPStream:
             "http.response.pathsend": {},
             "http.response.zerocopysend": {},
         }
-        if head.accepts_trailers:
-            extensions["http.response.trailers"] = {}
         if head.http_version == "1.0":
-            extensions.pop("http.response.early_hint")
-            extensions.pop("http.response.trailers", None)
+            del extensions["http.response.early_hint"]
+        elif head.accepts_trailers:
+            extensions["http.response.trailers"] = {}
         scope = http_scope(head, self._connection, root_path, extensions)
         if context.state is not None:
             scope["state"] = context.state.copy()

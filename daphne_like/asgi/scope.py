@@ -41,15 +41,7 @@ def http_scope(
             it off; ``raw_path`` is as received.
         extensions: Those which this exchange can use; the caller's to give away.
     """
-    raw_path, query = head.target, b""
-    # Numbers, as looking for b"?" in bytes takes an exception inside of Python.
-    if _QUESTION_MARK in raw_path:
-        raw_path, _, query = raw_path.partition(b"?")
-    if _PERCENT not in raw_path and raw_path.isascii():
-        path = raw_path.decode("latin-1")
-    else:
-        # Undecodable bytes become U+FFFD; raw_path keeps them.
-        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    path, raw_path, query = head.parts or _split(head)
     if root_path and not _is_below(path, root_path):
         path = root_path + path
     client, server = connection.client, connection.server
@@ -69,6 +61,21 @@ def http_scope(
         "server": None if server is None else [*server],
         "extensions": extensions,
     }
+
+
+def _split(head: RequestHead) -> tuple[str, bytes, bytes]:
+    """Take the target of a request to pieces."""
+    raw_path, query = head.target, b""
+    # Numbers, as looking for b"?" in bytes takes an exception inside of Python.
+    if _QUESTION_MARK in raw_path:
+        raw_path, _, query = raw_path.partition(b"?")
+    if _PERCENT not in raw_path and raw_path.isascii():
+        path = raw_path.decode("latin-1")
+    else:
+        # Undecodable bytes become U+FFFD; raw_path keeps them.
+        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    head.parts = parts = path, raw_path, query
+    return parts
 
 
 def _is_below(path: str, root_path: str) -> bool:

@@ -309,6 +309,8 @@ class HTTP1Protocol:
             return
         if head_begun:
             self._expect_head()
+        if self._receiving is not None:
+            self._await_body()
         if self._queue:
             self._advance()
 
@@ -330,6 +332,8 @@ class HTTP1Protocol:
             except RequestRejected as rejection:
                 self._refuse(rejection)
                 return
+            if self._receiving is not None:
+                self._await_body()
             self._advance()
             if self._state is not _READING and self._receiving is None:
                 return
@@ -347,7 +351,6 @@ class HTTP1Protocol:
             self._state = _State.LAST
         if head.has_body:
             self._receiving = stream
-            self._await_body()
 
     def _describe_connection(self) -> Connection:
         """
@@ -369,8 +372,6 @@ class HTTP1Protocol:
         stream.head.expects_continue = False
         if self._unread_bytes > _BODY_HIGH_WATER_BYTES:
             self._pace_reading()
-        else:
-            self._await_body()
 
     def body_ended(self) -> None:
         """End the request being received."""
@@ -640,6 +641,19 @@ class HTTP1Protocol:
         defaults = self._context.default_headers
         current = self._current
         assert current is not None
+        if (
+            fields.head_defaults is defaults.block
+            and fields.head_status == response.status
+            and self._state is _READING
+            and self._receiving is None
+            and len(body) <= _JOIN_BYTES
+            and current.head.http_version == "1.1"
+        ):
+            self._framing = _SIZED
+            self._write(fields.whole_head + body)
+            if end:
+                self._response_ended()
+            return
         pieces = [
             _STATUS_LINES.get(response.status) or _status_line(response.status),
             fields.encoded or _encode_once(fields),
@@ -659,6 +673,9 @@ class HTTP1Protocol:
             or current.head.http_version == "1.0"
         ):
             pieces.append(self._connection_field(current.head, fields, end))
+        elif fields.content_length is not None and not fields.own_defaults:
+            fields.whole_head = b"".join((*pieces, b"\r\n"))
+            fields.head_status, fields.head_defaults = response.status, defaults.block
         if self._framing is _SIZED and len(body) <= _JOIN_BYTES:
             pieces += (b"\r\n", body)
             self._write(b"".join(pieces))

@@ -55,7 +55,8 @@ class RequestHead:
     A request without its body, filled by the protocol as it parses.
 
     After that it doesn't change, since requests that are equal may share one;
-    but for ``expects_continue`` of those with a body, which never do.
+    but for ``expects_continue`` of those with a body, which never do, and for
+    ``parts``.
 
     Attributes:
         method: As received, e.g. ``"GET"``.
@@ -65,6 +66,8 @@ class RequestHead:
         has_body: Bytes of a body are to follow.
         expects_continue: The client waits for a 100 before it sends the body.
         accepts_trailers: The client said ``TE: trailers``.
+        parts: Decoded path, path as received and query, once somebody has asked
+            for them.
     """
 
     __slots__ = (
@@ -74,6 +77,7 @@ class RequestHead:
         "headers",
         "http_version",
         "method",
+        "parts",
         "target",
     )
 
@@ -85,6 +89,7 @@ class RequestHead:
         self.has_body = False
         self.expects_continue = False
         self.accepts_trailers = False
+        self.parts: tuple[str, bytes, bytes] | None = None
 
     def with_headers(self, headers: list[Header]) -> RequestHead:
         """Make another head which differs in its fields alone."""
@@ -103,7 +108,7 @@ class ResponseFields:
     The header fields of a response, checked.
 
     They are shared by all responses with the same fields and never change, but
-    for ``encoded``.
+    for what a protocol keeps here for the next time.
 
     Attributes:
         headers: Pairs to send, in the application's order, names in lower case;
@@ -111,10 +116,22 @@ class ResponseFields:
         content_length: Bytes which the body is to have, if ``headers`` tell.
         own_defaults: Names of the server's default fields which these replace.
         close: The connection is to be closed afterwards (HTTP/1).
-        encoded: What a protocol made of ``headers``, for the next time.
+        encoded: What a protocol made of ``headers``.
+        whole_head: What it made of a whole head with them,
+        head_status: one with this status
+        head_defaults: and these default fields.
     """
 
-    __slots__ = ("close", "content_length", "encoded", "headers", "own_defaults")
+    __slots__ = (
+        "close",
+        "content_length",
+        "encoded",
+        "head_defaults",
+        "head_status",
+        "headers",
+        "own_defaults",
+        "whole_head",
+    )
 
     def __init__(
         self,
@@ -128,6 +145,9 @@ class ResponseFields:
         self.own_defaults = own_defaults
         self.close = close
         self.encoded: bytes | None = None
+        self.whole_head = b""
+        self.head_status = 0
+        self.head_defaults: bytes | None = None
 
 
 class ResponseHead(Protocol):
