@@ -91,7 +91,7 @@ def _measure_all(
                 if server.raw_only and workload.name != "get-13":
                     continue
                 python = conditions.interpreter(server)
-                if workload.loaded and python not in costs:
+                if workload.has_cost and python not in costs:
                     costs[python] = application_cost(workload, python, conditions)
                 yield replace(
                     measure(server, workload, conditions),
@@ -104,6 +104,8 @@ def _progress(measurement: Measurement) -> str:
     if measurement.load is not None:
         rate = measurement.load.requests / measurement.load.seconds
         words.append(f"{rate:9,.0f} req/s")
+    elif measurement.connection_bytes is not None:
+        words.append(f"{measurement.connection_bytes:9,.0f} bytes a connection")
     elif measurement.startup_seconds is not None:
         words.append(f"{measurement.startup_seconds:9.2f} s")
     words.extend(measurement.failures)

@@ -1,5 +1,5 @@
 """
-Load by ``wrk`` from a CPU of its own.
+Load by ``wrk``, or by our client of WebSockets, from a CPU of its own.
 """
 
 from __future__ import annotations
@@ -7,14 +7,20 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.processes import HOST, pinned_to
+from benchmarks.processes import HOST, REPOSITORY, pinned_to
 
 if TYPE_CHECKING:
     from benchmarks.workloads import Workload
+
+_SETTLING_SECONDS = 2
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 
@@ -57,15 +63,55 @@ def apply_load(
         "--",
         *([str(len(workload.body))] if workload.body else []),
     ]
+    if workload.websockets:
+        command = _websocket_command(workload, port, connections, seconds)
     before = _children_cpu_seconds()
     with pinned_to(cpu):
         run = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=seconds + 30
+            command,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=seconds + 60,
         )
     busy = _children_cpu_seconds() - before
     # wrk itself writes a report; the script's line comes last.
     figures = json.loads(run.stdout.splitlines()[-1])
     return Load(**figures, client_cpu_share=busy / figures["seconds"])
+
+
+def _websocket_command(
+    workload: Workload, port: int, connections: int, seconds: int
+) -> list[str]:
+    return [
+        *(sys.executable, "-m", "benchmarks.websocket_load"),
+        f"--port={port}",
+        f"--path={workload.path}",
+        f"--mode={workload.websockets}",
+        f"--connections={connections}",
+        f"--seconds={seconds}",
+        f"--size={workload.message_bytes}",
+    ]
+
+
+@contextmanager
+def idle_websockets(workload: Workload, port: int, cpu: int) -> Iterator[int]:
+    """Keep the workload's connections open; the value is how many came about."""
+    command = _websocket_command(workload, port, workload.connections, 0)
+    with (
+        pinned_to(cpu),
+        subprocess.Popen(
+            command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as client,
+    ):
+        assert client.stdin is not None
+        assert client.stdout is not None
+        opened = json.loads(client.stdout.readline() or b"{}")
+        # Whatever is done behind the handshakes gets its time.
+        time.sleep(_SETTLING_SECONDS)
+        yield opened.pop("opened", 0) - sum(opened.values())
+        client.stdin.write(b"\n")
 
 
 def _children_cpu_seconds() -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.load import Load, apply_load
+from benchmarks.load import Load, apply_load, idle_websockets
 from benchmarks.processes import (
     HOST,
     REPOSITORY,
@@ -78,6 +78,9 @@ class Measurement:
     """After the load, the process that serves; see ``processes.Memory``."""
 
     pss_bytes: int | None = None
+    connection_bytes: float | None = None
+    """What one idle connection adds to that."""
+
     failures: tuple[str, ...] = ()
     """What makes the figures worthless; empty after a good run."""
 
@@ -85,13 +88,7 @@ class Measurement:
 def measure(server: Server, workload: Workload, conditions: Conditions) -> Measurement:
     """Measure one server; a server that fails gives a measurement that says so."""
     port = free_port()
-    command = server.command(
-        conditions.interpreter(server),
-        workload.application,
-        HOST,
-        port,
-        workload.access_log,
-    )
+    command = server.command(conditions.interpreter(server), HOST, port, workload)
     try:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
             process = ServerProcess(
@@ -109,6 +106,8 @@ def _measure_running(
 ) -> Measurement:
     startup = process.wait_for_answer(workload.method, workload.path, workload.body)
     _check_answer(process, workload)
+    if workload.websockets == "idle":
+        return _measure_idle_websockets(process, server, workload, conditions)
     load = cpu_us = cpu_share = None
     if workload.loaded:
         _apply_load(process, workload, conditions, conditions.warm_up_seconds)
@@ -132,6 +131,23 @@ def _measure_running(
     )
 
 
+def _measure_idle_websockets(
+    process: ServerProcess, server: Server, workload: Workload, conditions: Conditions
+) -> Measurement:
+    before = process.memory()
+    with idle_websockets(workload, process.port, conditions.client_cpu) as opened:
+        after = process.memory()
+    failures = () if opened == workload.connections else (f"{opened} were opened",)
+    return Measurement(
+        server=server.name,
+        workload=workload.name,
+        rss_bytes=after.rss,
+        pss_bytes=after.pss,
+        connection_bytes=(after.pss - before.pss) / workload.connections,
+        failures=failures,
+    )
+
+
 def _apply_load(
     process: ServerProcess, workload: Workload, conditions: Conditions, seconds: int
 ) -> Load:
@@ -139,7 +155,7 @@ def _apply_load(
         workload,
         process.port,
         conditions.client_cpu,
-        conditions.connections,
+        workload.connections or conditions.connections,
         seconds,
     )
 

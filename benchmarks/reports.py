@@ -61,6 +61,7 @@ class Summary:
     server_cpu_share: float | None
     rss_mb: float | None
     pss_mb: float | None
+    connection_kb: float | None
     startup_seconds: float | None
     client_cpu_share: float | None
     failures: tuple[str, ...]
@@ -100,6 +101,10 @@ def _summary(group: Sequence[Measurement]) -> Summary:
         server_cpu_share=_median(one.server_cpu_share for one in group),
         rss_mb=rss / 2**20 if rss is not None else None,
         pss_mb=pss / 2**20 if pss is not None else None,
+        connection_kb=_median(
+            one.connection_bytes / 1024 if one.connection_bytes is not None else None
+            for one in group
+        ),
         startup_seconds=_median(one.startup_seconds for one in group),
         client_cpu_share=_median(load.client_cpu_share for load in loads),
         failures=tuple(
@@ -126,6 +131,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Summary], float | None], str], ...] = (
     ("busy", lambda summary: summary.server_cpu_share, ".0%"),
     ("RSS MB", lambda summary: summary.rss_mb, ".1f"),
     ("PSS MB", lambda summary: summary.pss_mb, ".1f"),
+    ("KB a connection", lambda summary: summary.connection_kb, ".1f"),
     ("start s", lambda summary: summary.startup_seconds, ".2f"),
 )
 

@@ -2,13 +2,17 @@
 The servers that are compared, each with the flags that make it fastest.
 
 One worker each, uvloop where the server can use it, warnings only, no proxy headers,
-no WebSockets where they can be switched off. Access logs go to standard output, which
+no WebSockets where a load has none and they can be switched off. Access logs go to standard output, which
 the harness sends to a file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.workloads import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,12 @@ class Server:
     arguments: str
     """What follows ``python -m``; ``{application}``, ``{host}``, ``{port}`` filled in."""
 
+    http_only: str = ""
+    """Arguments which turn WebSockets off, for loads which have none."""
+
+    websockets: str = ""
+    """Arguments which turn the server's fastest WebSockets on."""
+
     quiet: str = ""
     """Arguments which turn the access log off."""
 
@@ -36,11 +46,13 @@ class Server:
     """Serves only the workload ``get-13`` and has no access log."""
 
     def command(
-        self, python: str, application: str, host: str, port: int, access_log: bool
+        self, python: str, host: str, port: int, workload: Workload
     ) -> list[str]:
-        """Return the command line which serves ``application``."""
-        template = f"{self.arguments} {self.logging if access_log else self.quiet}"
-        line = template.format(application=application, host=host, port=port)
+        """Return the command line which serves the application of ``workload``."""
+        logs = self.logging if workload.access_log else self.quiet
+        kind = self.websockets if workload.websockets else self.http_only
+        template = f"{self.arguments} {logs} {kind}"
+        line = template.format(application=workload.application, host=host, port=port)
         return [python, "-m", *line.split()]
 
 
@@ -62,6 +74,8 @@ def _uvicorn(name: str, http: str, loop: str) -> Server:
         "uvicorn",
         "uvicorn {application} --host {host} --port {port} --workers 1"
         f" --http {http} --loop {loop} --no-proxy-headers",
+        http_only="--ws none",
+        websockets="--ws websockets-sansio --ws-per-message-deflate false",
         quiet="--no-access-log --log-level warning",
         # Its access log is at level info.
         logging="--access-log --log-level info",
@@ -77,8 +91,9 @@ SERVERS = {
             "granian",
             "granian",
             "granian {application} --interface asgi --host {host} --port {port}"
-            " --workers 1 --loop uvloop --http 1 --no-ws --backpressure 20000"
+            " --workers 1 --loop uvloop --http 1 --backpressure 20000"
             " --log-level warning",
+            http_only="--no-ws",
             quiet="--no-access-log",
             logging="--access-log",
         ),

@@ -34,6 +34,7 @@ from benchmarks.processes import (
     pinned_to,
 )
 from benchmarks.servers import SERVERS
+from benchmarks.workloads import WORKLOADS
 
 _SETTLE_SECONDS = 2.0
 
@@ -120,7 +121,7 @@ def main() -> None:
     server = SERVERS[options.server]
     python = options.python if server.ours else options.python_of_peers
     port = free_port()
-    command = server.command(python, "benchmarks.applications:raw", HOST, port, False)
+    command = server.command(python, HOST, port, WORKLOADS["get-13"])
     phases = []
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as directory,

@@ -30,8 +30,22 @@ class Workload:
     access_log: bool = False
     """Each request is logged to a file; otherwise every access log is off."""
 
+    websockets: str = ""
+    """What is done with WebSockets instead of requests; see ``websocket_load``."""
+
+    message_bytes: int = 0
+    """Size of the messages which WebSockets carry."""
+
+    connections: int = 0
+    """How many are open; 0 for as many as the command line says."""
+
     loaded: bool = True
     """False: start the server, get one answer, and read its memory."""
+
+    @property
+    def has_cost(self) -> bool:
+        """Whether the application can be called without a server."""
+        return self.loaded and not self.websockets
 
     @property
     def method(self) -> str:
@@ -40,6 +54,22 @@ class Workload:
 
 
 _RAW = "benchmarks.applications:raw"
+
+
+def _websocket(
+    name: str, title: str, mode: str, size: int, connections: int = 0
+) -> Workload:
+    return Workload(
+        name,
+        title,
+        "benchmarks.websocket_applications:application",
+        f"/{mode}",
+        b"",
+        websockets=mode,
+        message_bytes=size,
+        connections=connections,
+    )
+
 
 WORKLOADS = {
     workload.name: workload
@@ -71,6 +101,16 @@ WORKLOADS = {
             SMALL_BODY,
             access_log=True,
         ),
+        _websocket("ws-64", "WebSocket echo, 64 bytes", "echo", 64),
+        _websocket("ws-16k", "WebSocket echo, 16 KB", "echo", 16384),
+        _websocket(
+            "ws-broadcast",
+            "WebSocket broadcast, 64 bytes to 1,000",
+            "broadcast",
+            64,
+            connections=1000,
+        ),
+        _websocket("ws-idle", "10,000 idle WebSockets", "idle", 64, connections=10_000),
         Workload("idle", "start and one answer", _RAW, "/", SMALL_BODY, loaded=False),
     )
 }

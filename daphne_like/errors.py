@@ -19,6 +19,7 @@ __all__ = [
     "RequestRejected",
     "SettingsError",
     "StartError",
+    "WebSocketFailed",
 ]
 
 
@@ -82,9 +83,28 @@ class RequestRejected(Exception):
         status: The HTTP status which the peer gets.
         detail: One plain-text line for the body of the answer; never holds
             anything the peer sent.
+        fields: Header fields which belong to that status.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(
+        self, status: int, detail: str, fields: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
+        self.fields = fields
+
+
+class WebSocketFailed(Exception):
+    """
+    The peer broke a rule or a limit of an open WebSocket (RFC 6455 section 7.1.7).
+
+    Attributes:
+        code: The status code of the Close frame which the peer gets.
+        reason: One line for it; never holds anything the peer sent.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason

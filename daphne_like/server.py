@@ -32,10 +32,12 @@ from twisted.internet.error import CannotListenError, ReactorNotRunning
 
 from daphne_like import process, reactor
 from daphne_like.asgi.applications import ApplicationManager
+from daphne_like.asgi.exchange import ExchangeContext
 from daphne_like.asgi.forwarded import ForwardedPolicy
-from daphne_like.asgi.http_stream import HTTPStream, HTTPStreamContext
+from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.response_headers import FieldReader
+from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
@@ -49,7 +51,9 @@ from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.logs import bridge_twisted_logging
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory, HTTP1Protocol
+from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory
+from daphne_like.protocols.interfaces import LiveConnection
+from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.settings import Settings
 
 if TYPE_CHECKING:
@@ -244,7 +248,7 @@ class Server(Service):
             wheel = DeadlineWheel(loop.time)
             headers = _default_headers(settings.http)
             manager = ApplicationManager(self._application, loop)
-            streams = HTTPStreamContext(
+            streams = ExchangeContext(
                 manager=manager,
                 field_reader=FieldReader(headers.names),
                 wheel=wheel,
@@ -255,8 +259,16 @@ class Server(Service):
                 forwarded=_forwarded_policy(settings.proxy),
                 access_log=access_log,
             )
+            websockets = WebSocketStreamContext(
+                exchanges=streams,
+                denials=replace(streams, access_log=None),
+                websockets=WebSocketContext(
+                    settings.websocket, settings.http.timeout_send, wheel
+                ),
+            )
             context = HTTP1Context(
                 open_stream=partial(HTTPStream, streams),
+                open_websocket=partial(WebSocketStream, websockets),
                 settings=settings.http,
                 default_headers=headers,
                 wheel=wheel,
@@ -493,7 +505,7 @@ async def _within(timeout: float, awaitable: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait_for(awaitable, timeout)
 
 
-class _Connections(set[HTTP1Protocol]):
+class _Connections(set[LiveConnection]):
     """The live connections: can be drained, and tell when they are all gone."""
 
     def __init__(self) -> None:
@@ -501,7 +513,7 @@ class _Connections(set[HTTP1Protocol]):
         self._draining = False
         self._waiters: list[asyncio.Future[None]] = []
 
-    def add(self, connection: HTTP1Protocol) -> None:
+    def add(self, connection: LiveConnection) -> None:
         """Take in a connection; one that was accepted at the last moment drains."""
         super().add(connection)
         if self._draining:
@@ -509,7 +521,7 @@ class _Connections(set[HTTP1Protocol]):
 
     def discard(self, connection: object) -> None:
         """Remove a connection that is lost."""
-        super().discard(cast("HTTP1Protocol", connection))
+        super().discard(cast("LiveConnection", connection))
         if not self:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:

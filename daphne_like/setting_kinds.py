@@ -184,12 +184,18 @@ class Integer(Kind):
 
 
 class Seconds(Kind):
-    """A duration: a number of seconds, or text with a unit such as ``500ms``."""
+    """
+    A duration: a number of seconds, or text with a unit such as ``500ms``.
 
-    __slots__ = ()
+    Args:
+        minus_one: Whether -1 may stand for 0, as it does in Daphne.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_minus_one",)
+
+    def __init__(self, *, minus_one: bool = False) -> None:
         super().__init__("SECONDS")
+        self._minus_one = minus_one
 
     def read(self, value: object) -> float:
         """Return seconds, a finite float, or raise ``ValueError``."""
@@ -208,6 +214,8 @@ class Seconds(Kind):
             raise ValueError(  # noqa: TRY004
                 f"must be seconds, or a number with ms, s, m, h or d, not {value!r}"
             )
+        if number == -1 and self._minus_one:
+            number = 0.0
         # Also false for nan. An int too long for a float is compared exactly.
         if not 0 <= number <= _LONGEST_SECONDS / unit:
             raise ValueError(

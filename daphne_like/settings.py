@@ -54,6 +54,7 @@ __all__ = [
     "ProxySettings",
     "Setting",
     "Settings",
+    "WebSocketSettings",
     "read_toml",
 ]
 
@@ -354,6 +355,85 @@ class HTTPSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
+class WebSocketSettings(_Section):
+    """Deadlines, limits and compression of WebSockets; 0 means no limit."""
+
+    websocket_timeout: float = setting(
+        86400.0,
+        Seconds(minus_one=True),
+        "longest life of a WebSocket, then it is closed with 1000; "
+        "-1 or 0 = no limit; as Daphne",
+        "--websocket_timeout",
+        "--websocket-timeout",
+    )
+    websocket_connect_timeout: float = setting(
+        5.0,
+        Seconds(minus_one=True),
+        "time for the application to accept a WebSocket, then 403; "
+        "-1 or 0 = no limit; as Daphne",
+        "--websocket_connect_timeout",
+        "--websocket-connect-timeout",
+    )
+    ping_interval: float = setting(
+        20.0,
+        Seconds(),
+        "silence after which a WebSocket is sent a ping; 0 = never; below the "
+        "time after which proxies cut",
+    )
+    ping_timeout: float = setting(
+        30.0,
+        Seconds(),
+        "longest silence after a ping, then a cut; 0 = no answer is expected",
+    )
+    ws_close_timeout: float = setting(
+        5.0,
+        Seconds(),
+        "longest wait for the peer's answer when a WebSocket is closed, then a cut",
+    )
+    websocket_max_message_size: int = setting(
+        1048576,
+        Integer(),
+        "bytes of a message, inflated, then close code 1009; as Daphne",
+    )
+    websocket_max_frame_size: int = setting(
+        1048576, Integer(), "bytes of a frame, then close code 1009; as Daphne"
+    )
+    ws_max_queue: int = setting(
+        32,
+        Integer(1),
+        "messages which the application has not received; reading pauses beyond",
+    )
+    ws_per_message_deflate: bool = setting(
+        True, Flag(), "compress messages for clients that offer it (RFC 7692)"
+    )
+    ws_deflate_min_size: int = setting(
+        128,
+        Integer(),
+        "bytes below which a message is sent as it is; compressing it saves nothing",
+    )
+    ws_deflate_level: int = setting(
+        1,
+        Integer(0, 9),
+        "zlib level; 1 takes a third of the time of 6 for a tenth more bytes",
+    )
+    ws_deflate_window_bits: int = setting(
+        12,
+        Integer(9, 15),
+        "window of both directions, as a power of 2; each connection needs about "
+        "five times its size",
+    )
+    ws_deflate_memory_level: int = setting(
+        5, Integer(1, 9), "zlib memory level; 5 takes 16 KB a connection"
+    )
+    ws_deflate_context_takeover: bool = setting(
+        True,
+        Flag(),
+        "let messages refer to earlier ones: better compression, memory for each "
+        "connection",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ProxySettings(_Section):
     """Whether and how far the headers of a proxy in front are believed."""
 
@@ -460,6 +540,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "app": "Application: what is served, and how it starts and stops",
     "bind": "Listening: where connections are taken from",
     "http": "HTTP: deadlines, limits (0 = none) and headers",
+    "websocket": "WebSockets: deadlines, limits (0 = none) and compression",
     "proxy": "Proxies: whose forwarding headers are believed",
     "log": "Logs: what is written where",
     "lifecycle": "Lifecycle: how the server runs and stops",
@@ -470,6 +551,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "app": ApplicationSettings,
     "bind": BindSettings,
     "http": HTTPSettings,
+    "websocket": WebSocketSettings,
     "proxy": ProxySettings,
     "log": LogSettings,
     "lifecycle": LifecycleSettings,
@@ -510,6 +592,7 @@ class Settings:
     app: ApplicationSettings = ApplicationSettings()
     bind: BindSettings = BindSettings()
     http: HTTPSettings = HTTPSettings()
+    websocket: WebSocketSettings = WebSocketSettings()
     proxy: ProxySettings = ProxySettings()
     log: LogSettings = LogSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()

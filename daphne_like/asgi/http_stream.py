@@ -19,31 +19,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from math import inf
 from reprlib import repr as short_repr
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from daphne_like.asgi.applications import log_error
+from daphne_like.asgi.exchange import Exchange, ExchangeState
 from daphne_like.asgi.response_files import FilePart, opened
-from daphne_like.asgi.response_headers import FieldReader, read_trailers
+from daphne_like.asgi.response_headers import read_trailers
 from daphne_like.asgi.scope import http_scope
-from daphne_like.errors import ClientDisconnected, InvalidMessage, RequestRejected
-from daphne_like.protocols.interfaces import Connection, ResponseFields
+from daphne_like.errors import InvalidMessage, RequestRejected
+from daphne_like.protocols.interfaces import ResponseFields
 
 if TYPE_CHECKING:
-    from asyncio import Future
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
-    from daphne_like.asgi.applications import ApplicationManager
-    from daphne_like.asgi.forwarded import ForwardedPolicy
+    from daphne_like.asgi.exchange import ExchangeContext, Handler
     from daphne_like.asgi.types import Message
-    from daphne_like.observability.access_log import AccessLog
-    from daphne_like.protocols.deadlines import DeadlineWheel
-    from daphne_like.protocols.interfaces import Header, RequestHead, StreamSender
+    from daphne_like.protocols.interfaces import (
+        Connection,
+        Header,
+        RequestHead,
+        StreamSender,
+    )
 
-__all__ = ["HTTPStream", "HTTPStreamContext"]
+__all__ = ["HTTPStream"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -54,37 +53,7 @@ _BODILESS = frozenset((204, 304))
 _CLIENT_CLOSED_REQUEST = 499
 
 
-@dataclass(frozen=True, slots=True)
-class HTTPStreamContext:
-    """
-    What all HTTP exchanges of a server share.
-
-    Attributes:
-        manager: Runs the applications.
-        field_reader: Checks the header fields of responses.
-        wheel: Keeps the deadlines of applications whose client has gone.
-        application_close_timeout: Seconds which those may go on; 0 to cancel
-            them at once.
-        limit_concurrency: Running applications above which 503 is answered;
-            0 for any number.
-        root_path: Where the application is mounted.
-        state: The lifespan's; ``None`` when the application has no lifespan.
-        forwarded: Whom to believe about the client; ``None`` for nobody.
-        access_log: ``None`` for no log.
-    """
-
-    manager: ApplicationManager
-    field_reader: FieldReader
-    wheel: DeadlineWheel
-    application_close_timeout: float = 10.0
-    limit_concurrency: int = 0
-    root_path: str = ""
-    state: dict[str, Any] | None = None
-    forwarded: ForwardedPolicy | None = None
-    access_log: AccessLog | None = None
-
-
-class HTTPStream:
+class HTTPStream(Exchange):
     """
     A stream, an application instance and the head of its response in one.
 
@@ -94,75 +63,49 @@ class HTTPStream:
     congested, waits until it has drained.
 
     Attributes:
-        head: The request.
         status, fields, content_length, bodiless: See
             :class:`~daphne_like.protocols.interfaces.ResponseHead`.
         body_bytes_sent: Bytes of the response body so far, without framing.
-        covered_from: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
     """
 
     __slots__ = (
         "_body_ended",
         "_chunks",
-        "_client",
-        "_close_deadline",
-        "_connection",
-        "_context",
         "_end_told",
-        "_sender",
-        "_started",
-        "_state",
         "_trailers",
-        "_waiters",
         "bodiless",
         "body_bytes_sent",
         "content_length",
-        "covered_from",
         "fields",
-        "head",
-        "status",
     )
 
     def __init__(
         self,
-        context: HTTPStreamContext,
+        context: ExchangeContext,
         head: RequestHead,
         connection: Connection,
         sender: StreamSender,
     ) -> None:
-        self._context = context
-        self.head = head
-        self._connection = connection
-        self._sender = sender
-        self._started = monotonic()
-        self._state = _AWAITED
-
+        super().__init__(context, head, connection, sender, _AWAITED)
         # The request's body, and whether its end was told the application.
         self._chunks: list[bytes] = []
         self._body_ended = not head.has_body
         self._end_told = False
-        self._waiters: list[Future[None]] | None = None
 
-        self.status = 0
         self.fields = _NO_FIELDS
         self.bodiless = False
         self.body_bytes_sent = 0
         self._trailers: list[Header] | None = None
-        self.covered_from = inf
 
     # -- Told by the protocol (Stream) ---------------------------------------
 
     def start(self) -> None:
         """Run the application for this request."""
         context = self._context
-        manager = context.manager
-        if context.limit_concurrency and self._is_busy(manager):
-            self._answer(503, "The server is busy.", ((b"retry-after", b"1"),))
+        if context.limit_concurrency and self._is_busy():
+            self.answer(503, "The server is busy.", ((b"retry-after", b"1"),))
             return
-        root_path = context.root_path
-        if context.forwarded is not None:
-            told = self._believe_proxy(context.forwarded)
-            root_path = root_path if told is None else told
+        root_path = self._mount() if context.forwarded else context.root_path
         head = self.head
         extensions: dict[str, dict[str, object]] = {
             "http.response.early_hint": {},
@@ -176,26 +119,16 @@ class HTTPStream:
         scope = http_scope(head, self._connection, root_path, extensions)
         if context.state is not None:
             scope["state"] = context.state.copy()
-        manager.start(self, scope)
-
-    def _is_busy(self, manager: ApplicationManager) -> bool:
-        return len(manager.running) >= self._context.limit_concurrency
-
-    def _believe_proxy(self, policy: ForwardedPolicy) -> str | None:
-        """Show the application the client in front of a trusted proxy."""
-        connection, head = self._connection, self.head
-        origin = policy.resolve(connection.client, connection.scheme, head.headers)
-        if origin.headers is not head.headers:
-            self.head = head.with_headers(origin.headers)
-        self._connection = Connection(origin.client, connection.server, origin.scheme)
-        return origin.root_path
+        context.manager.start(self, scope)
 
     def reject(self, rejection: RequestRejected) -> None:
         """Answer in the application's stead and end the connection."""
         if self._state.is_over:
             return
         if self._is_held():
-            self._answer(rejection.status, rejection.detail, close=True)
+            self.answer(
+                rejection.status, rejection.detail, rejection.fields, close=True
+            )
             self._state = _GONE
             self._limit_application()
         else:
@@ -253,12 +186,7 @@ class HTTPStream:
                 # RFC 9110 section 10.1.1: only now is the body wanted.
                 head.expects_continue = False
                 self._sender.send_continue()
-            waiter = self._new_waiter()
-            try:
-                await waiter
-            except BaseException:
-                self._drop_waiter(waiter)
-                raise
+            await self._wait()
 
     def _request_event(self) -> Message:
         chunks = self._chunks
@@ -278,37 +206,13 @@ class HTTPStream:
             "more_body": not self._end_told,
         }
 
-    async def send(self, message: Message) -> None:
-        """
-        Take a message, and wait while the client is slower than that.
-
-        Raises:
-            InvalidMessage: ASGI forbids the message here.
-            ClientDisconnected: Nobody will get it.
-        """
-        try:
-            handler = self._state.accepts.get(message["type"])
-        except (KeyError, TypeError):
-            raise InvalidMessage(
-                f'a message must be a dict with a "type", not {short_repr(message)}'
-            ) from None
-        pending = handler(self, message) if handler else self._refuse(message)
-        if pending is not None:
-            await pending
-
     def _refuse(self, message: Message) -> Awaitable[None] | None:
-        """Find what is to become of a message which the state doesn't accept."""
-        state = self._state
-        if state is _COMPLETE:
+        """Ignore what comes too late, and let the rest wait for a file."""
+        if self._state is _COMPLETE:
             return None  # ASGI: later messages are ignored
-        if state is _GONE:
-            raise ClientDisconnected("the client has disconnected")
-        if state is _BUSY:
+        if self._state is _BUSY:
             return self._send_after_file(message)
-        expected = " or ".join(sorted(state.accepts))
-        raise InvalidMessage(
-            f"{message['type']!r} came {state.when}, where ASGI expects {expected}"
-        )
+        return super()._refuse(message)
 
     # -- The messages --------------------------------------------------------
 
@@ -492,12 +396,7 @@ class HTTPStream:
     async def _send_after_file(self, message: Message) -> None:
         """Send ``message`` when the file that is under way has gone out."""
         while self._state is _BUSY:
-            waiter = self._new_waiter()
-            try:
-                await waiter
-            except BaseException:
-                self._drop_waiter(waiter)
-                raise
+            await self._wait()
         await self.send(message)
 
     # -- The end -------------------------------------------------------------
@@ -520,12 +419,12 @@ class HTTPStream:
         if not self._is_held():
             self._break_off()
         elif isinstance(error, asyncio.CancelledError):
-            self._answer(503, "The server is shutting down.", close=True)
+            self.answer(503, "The server is shutting down.", close=True)
         else:
             # ASGI, main specification: with the instance ends its connection.
-            self._answer(500, "Internal Server Error", close=True)
+            self.answer(500, "Internal Server Error", close=True)
 
-    def _answer(
+    def answer(
         self,
         status: int,
         detail: str,
@@ -545,6 +444,19 @@ class HTTPStream:
         self.body_bytes_sent = len(body)
         self._finish()
         self._sender.send_response(self, body, True)
+
+    def refuse(self, status: int) -> None:
+        """Answer without a body in the application's stead, and close."""
+        self.status = status
+        self.fields = ResponseFields((), close=True)
+        self.content_length = 0
+        self._finish()
+        self._sender.send_response(self, b"", True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the response is complete."""
+        return self._state is _COMPLETE
 
     def _break_off(self) -> None:
         """End a response that can't be completed, in mid-body."""
@@ -573,92 +485,15 @@ class HTTPStream:
         """Whether nothing of the response is on the wire yet."""
         return self._state is _AWAITED or self._state is _HELD
 
-    def _new_waiter(self) -> Future[None]:
-        """Make what waits until something has changed."""
-        waiter = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
-        return waiter
-
-    def _drop_waiter(self, waiter: Future[None]) -> None:
-        """Leave nothing of a cancelled call, as some poll by cancelling calls."""
-        if self._waiters and waiter in self._waiters:
-            self._waiters.remove(waiter)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
-    # -- Time (DeadlineHolder) -----------------------------------------------
-
     def _limit_application(self) -> None:
-        """Give an application that nobody listens to a limited time to end."""
-        context = self._context
-        if self not in context.manager.running or self._state is _COMPLETE:
-            return
-        wheel, timeout = context.wheel, context.application_close_timeout
-        if timeout:
-            self._close_deadline = wheel.clock() + timeout
-            wheel.schedule(self, self._close_deadline)
-        else:
-            self.deadline_passed(wheel.clock())
-
-    def next_deadline(self) -> float:
-        """Tell when the application's time is over."""
-        return self._close_deadline
-
-    def deadline_passed(self, now: float) -> None:
-        """Cancel an application that outlives its client."""
-        _logger.warning(
-            "Cancelling the application, to which nobody listens any more: %s",
-            self.describe(),
-        )
-        self._context.manager.cancel(self)
-
-    # -- Told to logs (access_log.Exchange) ----------------------------------
-
-    @property
-    def method(self) -> str:
-        """The request's method, as received."""
-        return self.head.method
-
-    @property
-    def target(self) -> bytes:
-        """Path and query, as received."""
-        return self.head.target
-
-    @property
-    def http_version(self) -> str:
-        """The request's HTTP version."""
-        return self.head.http_version
-
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """The client's address and port."""
-        return self._connection.client
-
-    @property
-    def request_headers(self) -> list[Header]:
-        """The request's header fields."""
-        return self.head.headers
+        """Do so unless the response is complete."""
+        if self._state is not _COMPLETE:
+            super()._limit_application()
 
     @property
     def response_headers(self) -> Sequence[Header]:
         """The response's header fields, without those of the server."""
         return self.fields.headers
-
-    @property
-    def duration(self) -> float:
-        """Seconds since the head of the request was complete."""
-        return monotonic() - self._started
-
-    def describe(self) -> str:
-        """Name the exchange in a log line: method, path and age."""
-        path = self.head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
-        return f"{self.head.method} {path}, {self.duration:.1f} s old"
 
 
 _NO_FIELDS = ResponseFields(())
@@ -701,60 +536,44 @@ def _wrong_length(sent: int, length: int) -> InvalidMessage:
 # -- The table of states -----------------------------------------------------
 
 
-class _State:
-    """
-    Which messages an exchange accepts, and what handles each.
-
-    Attributes:
-        when: The state in words, for error messages.
-        is_over: Nothing more goes to the client.
-        accepts: Message types to handlers; a handler moves the state.
-    """
-
-    __slots__ = ("accepts", "is_over", "when")
-
-    def __init__(
-        self,
-        when: str,
-        is_over: bool = False,
-        **accepts: Callable[[HTTPStream, Message], Awaitable[None] | None],
-    ) -> None:
-        self.when = when
-        self.is_over = is_over
-        self.accepts = {
-            f"http.response.{kind}": handler for kind, handler in accepts.items()
-        }
+def _in_http(**handlers: Handler) -> dict[str, Handler]:
+    return {f"http.response.{kind}": handler for kind, handler in handlers.items()}
 
 
-_AWAITED = _State(
+_AWAITED = ExchangeState(
     "before the response was started",
-    start=HTTPStream._start,
-    early_hint=HTTPStream._early_hint,
+    _in_http(start=HTTPStream._start, early_hint=HTTPStream._early_hint),
 )
-_HELD = _State(
+_HELD = ExchangeState(
     "after the response was started",
-    body=HTTPStream._first_body,
-    early_hint=HTTPStream._early_hint,
-    pathsend=HTTPStream._path_send,
-    zerocopysend=HTTPStream._zero_copy_send,
+    _in_http(
+        body=HTTPStream._first_body,
+        early_hint=HTTPStream._early_hint,
+        pathsend=HTTPStream._path_send,
+        zerocopysend=HTTPStream._zero_copy_send,
+    ),
 )
-_SENDING = _State(
+_SENDING = ExchangeState(
     "in the middle of the body",
-    body=HTTPStream._further_body,
-    early_hint=HTTPStream._unheard_hint,
-    zerocopysend=HTTPStream._zero_copy_send,
+    _in_http(
+        body=HTTPStream._further_body,
+        early_hint=HTTPStream._unheard_hint,
+        zerocopysend=HTTPStream._zero_copy_send,
+    ),
 )
-_BUSY = _State("while a file is being sent")
-_TRAILING = _State(
+_BUSY = ExchangeState("while a file is being sent")
+_TRAILING = ExchangeState(
     "after the body, before the trailers",
-    trailers=HTTPStream._further_trailers,
+    _in_http(trailers=HTTPStream._further_trailers),
 )
-_UNHEARD = _State(
+_UNHEARD = ExchangeState(
     "in the middle of a body which this response can't have",
+    _in_http(
+        body=HTTPStream._unheard_body,
+        early_hint=HTTPStream._unheard_hint,
+        zerocopysend=HTTPStream._unheard_body,
+    ),
     is_over=True,
-    body=HTTPStream._unheard_body,
-    early_hint=HTTPStream._unheard_hint,
-    zerocopysend=HTTPStream._unheard_body,
 )
-_COMPLETE = _State("after the response was complete", is_over=True)
-_GONE = _State("after the client had gone", is_over=True)
+_COMPLETE = ExchangeState("after the response was complete", is_over=True)
+_GONE = ExchangeState("after the client had gone", is_over=True)

@@ -1,7 +1,8 @@
 """
 Request heads to ASGI scopes; pure functions.
 
-Source: ASGI HTTP & WebSocket 2.5, "HTTP Connection Scope".
+Source: ASGI HTTP & WebSocket 2.5, "HTTP Connection Scope" and "Websocket
+Connection Scope".
 
 Tests: ``tests/unit/asgi/test_scope.py``.
 """
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from daphne_like.asgi.types import Scope
     from daphne_like.protocols.interfaces import Connection, RequestHead
 
-__all__ = ["http_scope"]
+__all__ = ["http_scope", "websocket_scope"]
 
 
 _QUESTION_MARK, _PERCENT = b"?%"
@@ -61,6 +62,27 @@ def http_scope(
         "server": None if server is None else [*server],
         "extensions": extensions,
     }
+
+
+def websocket_scope(
+    head: RequestHead, connection: Connection, root_path: str, subprotocols: list[str]
+) -> Scope:
+    """
+    Build the scope of a WebSocket: that of its handshake, in other words.
+
+    Args:
+        head: The handshake.
+        connection: Its addresses and scheme.
+        root_path: See :func:`http_scope`.
+        subprotocols: Those which the client offers; the caller's to give away.
+    """
+    scope = http_scope(head, connection, root_path, {"websocket.http.response": {}})
+    scope["type"] = "websocket"
+    del scope["method"]
+    # What X-Forwarded-Proto says is ws or wss with some proxies.
+    scope["scheme"] = "wss" if connection.scheme in ("https", "wss") else "ws"
+    scope["subprotocols"] = subprotocols
+    return scope
 
 
 def _split(head: RequestHead) -> tuple[str, bytes, bytes]:

@@ -101,10 +101,7 @@ class LoopTransport(asyncio.Protocol):
         if protocol is None:
             self._transport.abort()
             return
-        self._protocol = protocol
-        self.data_received = protocol.dataReceived
-        # uvloop looks data_received up once, so let it look again.
-        self._transport.set_protocol(self)
+        self.switch_protocol(protocol)
         protocol.makeConnection(self)
 
     def _has_gone(self) -> bool:
@@ -139,6 +136,13 @@ class LoopTransport(asyncio.Protocol):
             self._producer.resumeProducing()
 
     # -- Called by the protocol ----------------------------------------------
+
+    def switch_protocol(self, protocol: IProtocol) -> None:
+        """Let ``protocol`` have what arrives from now on."""
+        self._protocol = protocol
+        self.data_received = protocol.dataReceived
+        # uvloop looks data_received up once, so let it look again.
+        self._transport.set_protocol(self)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Write several pieces."""

@@ -26,6 +26,7 @@ from daphne_like.observability.log_formats import (
     Exchange,
     WallClock,
     compile_format,
+    daphne_websocket_format,
     field_values,
 )
 
@@ -78,6 +79,9 @@ class AccessLog:
         wall_clock = WallClock(clock)
         self._field_values = field_values(wall_clock)
         self._line = compile_format(line_format, wall_clock)
+        self._websocket_line: Callable[[Exchange, str], str] | None = None
+        if line_format == "daphne":
+            self._websocket_line = daphne_websocket_format(wall_clock)
         self._pending: list[str] = []
         self._pending_characters = 0
         self._failing = False
@@ -91,13 +95,32 @@ class AccessLog:
     def exchange_ended(self, exchange: Exchange) -> None:
         """Log an exchange; its line is written by the next :meth:`flush`."""
         if self._to_logger:
-            self._emit_record(exchange)
+            if _access_logger.isEnabledFor(logging.INFO):
+                self._emit_record(exchange, self._line(exchange))
             return
         line = self._line(exchange)
         self._pending.append(line)
         self._pending_characters += len(line)
         if self._pending_characters >= _FLUSH_CHARACTERS:
             self.flush()
+
+    def websocket_changed(self, exchange: Exchange, event: str) -> None:
+        """
+        Log a step in the life of a WebSocket: each in Daphne's format, else the end.
+
+        Args:
+            exchange: Its handshake, and how long ago that was.
+            event: ``CONNECTING``, ``CONNECT``, ``REJECT`` or ``DISCONNECT``.
+        """
+        if self._websocket_line is None:
+            if event == "DISCONNECT":
+                self.exchange_ended(exchange)
+        elif not self._to_logger:
+            line = self._websocket_line(exchange, event)
+            self._pending.append(line)
+            self._pending_characters += len(line)
+        elif _access_logger.isEnabledFor(logging.INFO):
+            self._emit_record(exchange, self._websocket_line(exchange, event))
 
     def flush(self) -> None:
         """Write the pending lines; after :meth:`close`, forget them."""
@@ -141,10 +164,7 @@ class AccessLog:
             self._output.close()
             self._output = None
 
-    def _emit_record(self, exchange: Exchange) -> None:
-        if not _access_logger.isEnabledFor(logging.INFO):
-            return
-        line = self._line(exchange)
+    def _emit_record(self, exchange: Exchange, line: str) -> None:
         fields = dict(zip(FIELD_NAMES, self._field_values(exchange), strict=True))
         try:
             _access_logger.info(line, extra=fields)

@@ -28,10 +28,13 @@ __all__ = [
     "Render",
     "WallClock",
     "compile_format",
+    "daphne_websocket_format",
     "field_values",
 ]
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+_MOST_PEERS = 1024
 
 # The names of months in these logs are English in each locale, which
 # ``strftime`` would follow.
@@ -174,20 +177,45 @@ def _last(headers: Headers, name: bytes) -> bytes | None:
 
 def _daphne_format(wall_clock: WallClock) -> Render:
     """``127.0.0.1:50778 - - [20/Nov/2026:21:04:05] "GET /a?b=1" 200 13``."""
-    now = wall_clock.daphne
+    now, peers = wall_clock.daphne, _Peers()
 
     def render(exchange: Exchange) -> str:
-        client = exchange.client
-        peer = "-" if client is None else f"{_escaped(str(client[0]))}:{client[1]}"
         # What was refused before it was a request has neither.
         method, target = exchange.method or "-", exchange.target or b"-"
+        request = f"{method} {target.decode('latin-1')}"
+        # As in _escaped, whose call is saved for most.
+        if not (request.isascii() and request.isprintable()) or (
+            '"' in request or "\\" in request
+        ):
+            request = _escaped(request)
         return (
-            f"{peer} - - [{now()}] "
-            f'"{_escaped(method)} {_escaped_bytes(target)}" '
+            f'{peers[exchange.client]} - - [{now()}] "{request}" '
             f"{exchange.status or '-'} {exchange.body_bytes_sent or '-'}"
         )
 
     return render
+
+
+def daphne_websocket_format(wall_clock: WallClock) -> Callable[[Exchange, str], str]:
+    """``127.0.0.1:50778 - - [20/Nov/2026:21:04:05] "WSCONNECT /a" - -``."""
+    now, peers = wall_clock.daphne, _Peers()
+
+    def render(exchange: Exchange, event: str) -> str:
+        path = _escaped_bytes(exchange.target.partition(b"?")[0])
+        return f'{peers[exchange.client]} - - [{now()}] "WS{event} {path}" - -'
+
+    return render
+
+
+class _Peers(dict[Sequence[str | int] | None, str]):
+    """Addresses of clients as text; those of the latest ones are kept."""
+
+    def __missing__(self, client: Sequence[str | int] | None) -> str:
+        if len(self) >= _MOST_PEERS:
+            self.clear()
+        text = "-" if client is None else f"{_escaped(str(client[0]))}:{client[1]}"
+        self[client] = text
+        return text
 
 
 # The keys of a JSON line and the attributes of a log record. Users' queries

@@ -48,12 +48,19 @@ class DeadlineHolder(Protocol):
 
 
 class DeadlineWheel:
-    """Keeps the deadlines of its holders, to the second."""
+    """
+    Keeps the deadlines of its holders, to the second.
+
+    Attributes:
+        clock: Tells the instant.
+        now: The instant of the last tick, for those to whom that is enough.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self._slots: dict[int, dict[DeadlineHolder, None]] = {}
-        self._visited = int(clock())
+        self.now = clock()
+        self._visited = int(self.now)
 
     def schedule(self, holder: DeadlineHolder, deadline: float) -> None:
         """
@@ -76,7 +83,7 @@ class DeadlineWheel:
 
     def tick(self) -> None:
         """Visit all slots up to this instant; to be called once a second."""
-        now = self.clock()
+        self.now = now = self.clock()
         self._visited = int(now)
         for slot in sorted(slot for slot in self._slots if slot <= now):
             holders = self._slots[slot]

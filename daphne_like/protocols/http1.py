@@ -19,14 +19,17 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IPushProducer
 from zope.interface import implementer
 
 from daphne_like.errors import RequestRejected
+from daphne_like.protocols.connections import describe, unsent_bytes
 from daphne_like.protocols.http1_reader import FEED_BYTES, RequestReader
-from daphne_like.protocols.interfaces import Connection, RequestHead
+from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
+from daphne_like.protocols.interfaces import RequestHead
+from daphne_like.protocols.websocket_handshake import accept_key
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
@@ -35,14 +38,18 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, ITransport
     from twisted.python.failure import Failure
 
+    from daphne_like.protocols.connections import Transport
     from daphne_like.protocols.deadlines import DeadlineWheel
     from daphne_like.protocols.default_headers import DefaultHeaders
     from daphne_like.protocols.interfaces import (
+        Connection,
         Header,
+        LiveConnection,
         OpenStream,
         ResponseFields,
         ResponseHead,
         Stream,
+        TunnelUser,
     )
     from daphne_like.settings import HTTPSettings
 
@@ -74,6 +81,7 @@ class _State(Enum):
 
     READING = "parsed as requests"
     LAST = "parsed for the body of the last request, then ignored"
+    UPGRADING = "held for the tunnel that the last request asks for"
     ENDING = "ignored; the last answer is on its way, then we linger"
     LINGERING = "ignored; our side is closed, the peer's is not yet"
     CLOSING = "ignored; the answer is still being written"
@@ -102,6 +110,7 @@ class HTTP1Context:
 
     Attributes:
         open_stream: Makes the stream for a request.
+        open_websocket: Makes the stream for one that asks for a WebSocket.
         settings: Limits and timeouts.
         default_headers: Added to each response.
         wheel: Keeps the deadlines; its clock is the clock.
@@ -111,11 +120,12 @@ class HTTP1Context:
     """
 
     open_stream: OpenStream
+    open_websocket: OpenStream
     settings: HTTPSettings
     default_headers: DefaultHeaders
     wheel: DeadlineWheel
     loop: AbstractEventLoop
-    connections: set[HTTP1Protocol]
+    connections: set[LiveConnection]
     scheme: str = "http"
 
 
@@ -298,6 +308,8 @@ class HTTP1Protocol:
     def dataReceived(self, data: bytes) -> None:
         """Read requests and start those whose turn it is (IProtocol)."""
         if self._state is not _READING and self._receiving is None:
+            if self._state is _State.UPGRADING:
+                self._hold(data)
             return
         if len(data) > FEED_BYTES or self._held:
             self._read_slices(data)
@@ -311,6 +323,8 @@ class HTTP1Protocol:
             self._expect_head()
         if self._receiving is not None:
             self._await_body()
+        if self._reader.rest:
+            self._hold(self._reader.rest)
         if self._queue:
             self._advance()
 
@@ -334,21 +348,37 @@ class HTTP1Protocol:
                 return
             if self._receiving is not None:
                 self._await_body()
+            if self._state is _State.UPGRADING:
+                self._hold(self._reader.rest + data[start:])
+                self._advance()
+                return
             self._advance()
             if self._state is not _READING and self._receiving is None:
                 return
         self._held = data[start:]
         self._pace_reading()
 
+    def _hold(self, data: bytes) -> None:
+        """Keep what is meant for the tunnel, and let the peer wait with more."""
+        self._held += data
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
     def request_received(self, head: RequestHead) -> None:
         """Queue a request; it starts when the read has proved sound."""
         if self._state is not _READING:
             return  # in one read with the end of the last request
         connection = self._connection or self._describe_connection()
-        stream = self._context.open_stream(head, connection, self)
+        context = self._context
+        if head.is_websocket:
+            stream = context.open_websocket(head, connection, self)
+            self._state = _State.UPGRADING
+        else:
+            stream = context.open_stream(head, connection, self)
+            if not self._reader.keep_alive:
+                self._state = _State.LAST
         self._queue.append(stream)
-        if not self._reader.keep_alive:
-            self._state = _State.LAST
         if head.has_body:
             self._receiving = stream
 
@@ -358,7 +388,7 @@ class HTTP1Protocol:
 
         Not earlier: behind HAProxy's header the client isn't known before.
         """
-        self._connection = _describe(self.transport, self._context.scheme)
+        self._connection = describe(self.transport, self._context.scheme)
         return self._connection
 
     def body_received(self, data: bytes) -> None:
@@ -414,11 +444,15 @@ class HTTP1Protocol:
         while queue and self._current is None and not self.congested:
             self._current = stream = queue.pop(0)
             self._idle_deadline = inf
-            if self._limits.http_timeout:
+            if self._limits.http_timeout and not stream.head.is_websocket:
                 self._request_deadline = self._clock() + self._limits.http_timeout
                 self._watch(self._request_deadline)
             stream.start()
-            if self._held and len(queue) < self._most_queued:
+            if (
+                self._held
+                and len(queue) < self._most_queued
+                and self._state is not _State.UPGRADING
+            ):
                 self._read_slices(b"")
         self._advancing = False
         if self._rejection is not None and self._current is None and not queue:
@@ -481,6 +515,8 @@ class HTTP1Protocol:
 
     def _pace_reading(self) -> None:
         """Pause or resume the transport's reading, as the class says."""
+        if self._state is _State.UPGRADING:
+            return  # what comes is the tunnel's
         mark = _BODY_LOW_WATER_BYTES if self._reading_paused else _BODY_HIGH_WATER_BYTES
         pause = (
             self._unread_bytes > mark
@@ -556,25 +592,13 @@ class HTTP1Protocol:
 
     def _await_progress(self) -> None:
         if self._limits.timeout_send:
-            self._unsent_bytes = self._transport_buffer()
+            self._unsent_bytes = unsent_bytes(self.transport)
             self._send_deadline = self._clock() + self._limits.timeout_send
             self._watch(self._send_deadline)
 
     def _watch(self, deadline: float) -> None:
         if deadline < self.covered_from:
             self._context.wheel.schedule(self, deadline)
-
-    def _transport_buffer(self) -> int:
-        """Count the bytes which the peer hasn't taken yet."""
-        transport: Any = self.transport
-        if hasattr(transport, "write_buffer_bytes"):
-            return int(transport.write_buffer_bytes())
-        # Twisted's own, which have no method for it: what is being sent, and
-        # what will be put behind it.
-        sending = len(getattr(transport, "dataBuffer", b""))
-        sent: int = getattr(transport, "offset", 0)
-        waiting: int = getattr(transport, "_tempDataLen", 0)
-        return sending - sent + waiting
 
     def next_deadline(self) -> float:
         """Tell the earliest deadline (DeadlineHolder)."""
@@ -588,7 +612,7 @@ class HTTP1Protocol:
     def deadline_passed(self, now: float) -> None:
         """Act on the deadlines that have passed (DeadlineHolder)."""
         if self._send_deadline <= now:
-            if self._transport_buffer() < self._unsent_bytes:
+            if unsent_bytes(self.transport) < self._unsent_bytes:
                 self._await_progress()  # slow, but alive
             else:
                 self.transport.abortConnection()
@@ -616,7 +640,7 @@ class HTTP1Protocol:
         elif self._state is _READING and self.congested:
             # The peer is still busy with the answers.
             self._idle_deadline = now + self._keep_alive_timeout
-        elif self._state is _State.LINGERING and self._transport_buffer():
+        elif self._state is _State.LINGERING and unsent_bytes(self.transport):
             self._idle_deadline = now + _LINGER_TIMEOUT
         elif self._state in (_READING, _State.LINGERING):
             self._close()
@@ -701,6 +725,9 @@ class HTTP1Protocol:
             self._take_no_more()
         elif end and self._receiving is self._current and self._must_close_unread():
             self._state = _State.LAST
+        elif self._state is _State.UPGRADING:
+            # No tunnel, but an answer: it is the last one.
+            self._state = _State.ENDING if self._held else _State.LAST
         if self._state is not _READING and not (self._queue or self._rejection):
             return b"connection: close\r\n"
         if head.http_version == "1.0":
@@ -781,6 +808,30 @@ class HTTP1Protocol:
         else:
             self._close()
 
+    def open_tunnel(self, fields: Sequence[Header], user: TunnelUser) -> None:
+        """Switch protocols (RFC 6455 section 4.2.2) and leave the connection."""
+        context, current = self._context, self._current
+        assert current is not None
+        self._write(
+            b"HTTP/1.1 101 Switching Protocols\r\n"
+            b"upgrade: websocket\r\nconnection: Upgrade\r\n"
+            b"sec-websocket-accept: %b\r\n%b%b\r\n"
+            % (accept_key(current.head), _encode(fields), context.default_headers.block)
+        )
+        held, self._held = self._held, b""
+        self._state, self._current = _State.CLOSED, None
+        tunnel = HTTP1Tunnel(self.transport, user, context.connections, context.loop)
+        context.connections.discard(self)
+        context.wheel.remove(self)
+        self._reader.close()
+        self._wake_senders()
+        user.opened(tunnel)
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+        if held:
+            user.data_received(held)
+
 
 @implementer(IProtocolFactory)
 class HTTP1Factory:
@@ -798,35 +849,6 @@ class HTTP1Factory:
 
     def doStop(self) -> None:
         """Do nothing when a listener stops (IProtocolFactory)."""
-
-
-class Transport(Protocol):
-    """What this protocol asks of a Twisted transport."""
-
-    def write(self, data: bytes) -> None: ...
-    def loseConnection(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-
-    # Their addresses are of several classes, told apart by their attributes.
-    def getPeer(self) -> Any: ...
-    def getHost(self) -> Any: ...
-
-
-def _describe(transport: Transport, scheme: str) -> Connection:
-    """Read the addresses of a transport; those of Unix sockets have no port."""
-    peer, host = transport.getPeer(), transport.getHost()
-    client = (peer.host, peer.port) if hasattr(peer, "port") else None
-    server: tuple[str, int | None] | None
-    if hasattr(host, "port"):
-        server = (host.host, host.port)
-    else:
-        name = getattr(host, "name", None)
-        server = (os.fsdecode(name), None) if name else None
-    return Connection(client, server, scheme)
 
 
 def _encode_once(fields: ResponseFields) -> bytes:

@@ -46,7 +46,10 @@ _METHODS = {
 
 # Fields that decide how a message is framed, routed or answered.
 _NOTED = frozenset(
-    (b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"te")
+    (
+        *(b"host", b"connection", b"content-length", b"transfer-encoding"),
+        *(b"expect", b"te", b"upgrade"),
+    )
 )
 
 # RFC 9112 section 3.2, RFC 3986 section 3.2.2: uri-host [ ":" port ]. Bytes
@@ -108,6 +111,8 @@ class RequestReader:
         keep_alive: The last head leaves the connection open for another one.
             When it doesn't, whatever follows its body is ignored.
         head_begun: Bytes of a head have arrived which isn't complete.
+        upgraded: What follows the last head isn't HTTP: nothing may be fed.
+        rest: Those bytes behind that head which were fed together with it.
     """
 
     __slots__ = (
@@ -137,6 +142,8 @@ class RequestReader:
         "_unparsed_bytes",
         "head_begun",
         "keep_alive",
+        "rest",
+        "upgraded",
     )
 
     def __init__(self, limits: HTTPSettings, sink: RequestSink) -> None:
@@ -146,6 +153,8 @@ class RequestReader:
         self._sink = sink
         self.keep_alive = True
         self.head_begun = False
+        self.upgraded = False
+        self.rest = b""
         self._completed = 0
         self._host = b""
         self._host_seen = False
@@ -213,7 +222,11 @@ class RequestReader:
                 self._parser.feed_data(rest)
                 break
             except HttpParserUpgrade as upgrade:
-                rest = self._ignore_upgrade(rest[upgrade.args[0] :])
+                rest = rest[upgrade.args[0] :]
+                if self.upgraded:
+                    self.rest = rest
+                    return False
+                rest = self._ignore_upgrade(rest)
             except HttpParserError as error:
                 if isinstance(error, HttpParserCallbackError) and not self._fault:
                     raise  # the sink's own
@@ -362,8 +375,9 @@ class RequestReader:
             # RFC 9110 section 10.1.1: others may be ignored.
             head.expects_continue = value.lower() == b"100-continue"
         elif name == b"te":
-            tokens = [token.strip() for token in value.lower().split(b",")]
-            head.accepts_trailers |= b"trailers" in tokens
+            head.accepts_trailers |= b"trailers" in _tokens(value)
+        elif name == b"upgrade":
+            head.is_websocket |= b"websocket" in _tokens(value)
 
     def on_headers_complete(self) -> None:
         """Check the head as a whole and pass it on."""
@@ -417,6 +431,24 @@ class RequestReader:
             if self._parser.should_upgrade():
                 # What is behind a body that llhttp didn't frame isn't trusted.
                 self.keep_alive = False
+        if head.is_websocket:
+            self._check_upgrade(head, version)
+
+    def _check_upgrade(self, head: RequestHead, version: str) -> None:
+        """Find whether a request with "Upgrade: websocket" is one for a WebSocket."""
+        asked = self._parser.should_upgrade()  # with the connection option
+        if version == "1.0":
+            # RFC 9110 section 7.8: the field means nothing there.
+            head.is_websocket = False
+        elif asked and not head.has_body:
+            self.upgraded = True
+            self.keep_alive = False
+        elif asked or any(name == b"sec-websocket-key" for name, _ in head.headers):
+            # RFC 6455 section 4.2.1. Somebody on the way has dropped half of it.
+            self._reject(400, "The WebSocket handshake is invalid.")
+        else:
+            # RFC 9110 section 7.8: without the option it isn't meant for us.
+            head.is_websocket = False
 
     def _check_old_version(self, head: RequestHead, version: str) -> None:
         if version != "1.0":
@@ -522,6 +554,11 @@ class RequestReader:
         if known + self._unparsed_bytes > limit + FEED_BYTES and limit:
             self._reject(431, "The header fields are too large.")
         return begins
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    """Read a list of tokens (RFC 9110 section 5.6.1), in lower case."""
+    return [token.strip() for token in value.lower().split(b",")]
 
 
 class _BodyCallbacks:

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Connection",
     "Header",
+    "LiveConnection",
     "OpenStream",
     "RequestHead",
     "ResponseFields",
     "ResponseHead",
     "Stream",
     "StreamSender",
+    "Tunnel",
+    "TunnelUser",
 ]
 
 Header = tuple[bytes, bytes]
@@ -66,6 +69,7 @@ class RequestHead:
         has_body: Bytes of a body are to follow.
         expects_continue: The client waits for a 100 before it sends the body.
         accepts_trailers: The client said ``TE: trailers``.
+        is_websocket: It asks for a WebSocket, whether rightly or not.
         parts: Decoded path, path as received and query, once somebody has asked
             for them.
     """
@@ -76,6 +80,7 @@ class RequestHead:
         "has_body",
         "headers",
         "http_version",
+        "is_websocket",
         "method",
         "parts",
         "target",
@@ -89,6 +94,7 @@ class RequestHead:
         self.has_body = False
         self.expects_continue = False
         self.accepts_trailers = False
+        self.is_websocket = False
         self.parts: tuple[str, bytes, bytes] | None = None
 
     def with_headers(self, headers: list[Header]) -> RequestHead:
@@ -100,6 +106,7 @@ class RequestHead:
         head.has_body = self.has_body
         head.expects_continue = self.expects_continue
         head.accepts_trailers = self.accepts_trailers
+        head.is_websocket = self.is_websocket
         return head
 
 
@@ -225,6 +232,81 @@ class StreamSender(Protocol):
 
     def abort(self) -> None:
         """Break off: the response begun can't be completed."""
+
+    def open_tunnel(self, fields: Sequence[Header], user: TunnelUser) -> None:
+        """
+        Accept the WebSocket asked for, instead of a response.
+
+        The stream is over for this sender. ``user`` learns of its tunnel, and of
+        bytes which the peer has sent already, within the call.
+
+        Args:
+            fields: Header fields of the answer, beside those of the HTTP version.
+            user: Speaks the protocol inside.
+        """
+
+
+class Tunnel(Protocol):
+    """
+    Bytes both ways, over whichever HTTP version (RFC 9110 section 7.8, RFC 8441).
+
+    Attributes:
+        congested: The peer takes less than it is sent.
+    """
+
+    congested: bool
+
+    # A property, so that it may be the transport's own method.
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """What sends bytes."""
+
+    def drained(self) -> Awaitable[None]:
+        """Wait until the congestion is over or the tunnel is gone."""
+
+    def unsent_bytes(self) -> int:
+        """Count the bytes which the peer hasn't taken yet."""
+
+    def pause_reading(self) -> None:
+        """Let the peer wait."""
+
+    def resume_reading(self) -> None:
+        """Read again."""
+
+    def end(self) -> None:
+        """Write nothing more; close when all is written and the peer has closed."""
+
+    def abort(self) -> None:
+        """Close at once, whatever isn't written."""
+
+
+class TunnelUser(Protocol):
+    """What a tunnel tells those who use it."""
+
+    def opened(self, tunnel: Tunnel) -> None:
+        """Begin: the tunnel is open."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the peer."""
+
+    def congestion_changed(self, congested: bool) -> None:
+        """Learn that :attr:`Tunnel.congested` has changed."""
+
+    def connection_lost(self) -> None:
+        """Learn that the tunnel is gone; called once."""
+
+    def drain(self) -> None:
+        """Come to an end soon: the server stops."""
+
+
+class LiveConnection(Protocol):
+    """What the server asks of each of its connections when it stops."""
+
+    def drain(self) -> None:
+        """Take no further request; finish what was received, then close."""
+
+    def stop(self) -> None:
+        """Close at once, whatever is in flight."""
 
 
 class Stream(Protocol):

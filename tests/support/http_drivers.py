@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +21,17 @@ from twisted.internet.interfaces import IAddress
 from two_ended_transport import TwoEndedTransport
 
 from daphne_like.asgi.applications import ApplicationManager
-from daphne_like.asgi.http_stream import HTTPStream, HTTPStreamContext
+from daphne_like.asgi.exchange import ExchangeContext
+from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.types import ASGIApplication
+from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
 from daphne_like.protocols.http1 import HTTP1Context, HTTP1Protocol
 from daphne_like.protocols.interfaces import Header
-from daphne_like.settings import HTTPSettings
+from daphne_like.protocols.websocket import WebSocketContext
+from daphne_like.settings import HTTPSettings, WebSocketSettings
 
 __all__ = ["Driver", "Exchange", "HTTP1Driver", "HTTP1Exchange", "Streams"]
 
@@ -39,11 +43,16 @@ class Streams:
     Args:
         loop: Runs the applications.
         application: The one that is served.
-        options: Of :class:`~daphne_like.asgi.http_stream.HTTPStreamContext`.
+        websocket: Settings of WebSockets.
+        options: Of :class:`~daphne_like.asgi.exchange.ExchangeContext`.
     """
 
     def __init__(
-        self, loop: SteppedLoop, application: ASGIApplication, **options: Any
+        self,
+        loop: SteppedLoop,
+        application: ASGIApplication,
+        websocket: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.loop = loop
         self.default_headers = DefaultHeaders(
@@ -51,13 +60,21 @@ class Streams:
         )
         self.manager = ApplicationManager(application, loop)
         self.wheel = DeadlineWheel(loop.time)
-        self.context = HTTPStreamContext(
+        self.context = ExchangeContext(
             manager=self.manager,
             field_reader=FieldReader(self.default_headers.names),
             wheel=self.wheel,
             **options,
         )
         self.open_stream = partial(HTTPStream, self.context)
+        websockets = WebSocketStreamContext(
+            exchanges=self.context,
+            denials=replace(self.context, access_log=None),
+            websockets=WebSocketContext(
+                WebSocketSettings(**(websocket or {})), 60.0, self.wheel
+            ),
+        )
+        self.open_websocket = partial(WebSocketStream, websockets)
 
     def advance(self, seconds: int) -> None:
         """Let time pass, second by second, as a server does."""
@@ -277,6 +294,7 @@ class HTTP1Connection:
         self._end_parsed = False
         context = HTTP1Context(
             open_stream=driver.streams.open_stream,
+            open_websocket=driver.streams.open_websocket,
             settings=driver.settings,
             default_headers=driver.streams.default_headers,
             wheel=driver.streams.wheel,

@@ -25,11 +25,12 @@ from twisted.python.failure import Failure
 from daphne_like.errors import RequestRejected
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory, HTTP1Protocol
+from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory
 from daphne_like.protocols.http1_reader import RequestReader
 from daphne_like.protocols.interfaces import (
     Connection,
     Header,
+    LiveConnection,
     RequestHead,
     ResponseFields,
     StreamSender,
@@ -401,7 +402,7 @@ class MemoryConnection:
         *,
         transport: PlainTransport | None = None,
         eager: bool = True,
-        connections: set[HTTP1Protocol] | None = None,
+        connections: set[LiveConnection] | None = None,
         deaf_to_pauses: bool = False,
         extra_headers: Sequence[Header] = (),
         scheme: str = "http",
@@ -422,6 +423,7 @@ class MemoryConnection:
         self.connections = set() if connections is None else connections
         context = HTTP1Context(
             open_stream=self._open_stream,
+            open_websocket=self._open_stream,
             settings=HTTPSettings(**settings),
             default_headers=DefaultHeaders(
                 extra_headers, date=False, wall_clock=self.clock.seconds

@@ -7,7 +7,12 @@ from collections.abc import Awaitable, Sequence
 
 from stepped_loop import SteppedLoop
 
-from daphne_like.protocols.interfaces import Header, ResponseHead, StreamSender
+from daphne_like.protocols.interfaces import (
+    Header,
+    ResponseHead,
+    StreamSender,
+    TunnelUser,
+)
 
 __all__ = ["RecordingSender"]
 
@@ -115,6 +120,11 @@ class RecordingSender(StreamSender):
         """Record; nothing may follow."""
         assert self._began
         self._record("abort")
+        self.is_over = True
+
+    def open_tunnel(self, fields: Sequence[Header], user: TunnelUser) -> None:
+        """Record; nothing may follow."""
+        self._record("open_tunnel", [*fields])
         self.is_over = True
 
     def _record(self, *call: object) -> None:

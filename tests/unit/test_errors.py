@@ -17,6 +17,7 @@ from daphne_like.errors import (
     RequestRejected,
     SettingsError,
     StartError,
+    WebSocketFailed,
 )
 
 
@@ -64,7 +65,8 @@ def test_a_rejection_knows_its_answer() -> None:
 def test_errors_survive_the_way_to_another_process(name: str) -> None:
     """Workers and live test servers report errors to the process above them."""
     kind: Any = getattr(errors, name)
-    error = kind(400, "text") if kind is RequestRejected else kind("text")
+    coded = kind in (RequestRejected, WebSocketFailed)
+    error = kind(400, "text") if coded else kind("text")
 
     copy = pickle.loads(pickle.dumps(error))
     assert (type(error), error.args) == (type(copy), copy.args)

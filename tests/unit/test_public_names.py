@@ -23,6 +23,7 @@ PUBLIC_NAMES = {
         "RequestRejected",
         "SettingsError",
         "StartError",
+        "WebSocketFailed",
     ],
     "daphne_like.process": ["Runnable", "run_until_stopped"],
     "daphne_like.reactor": ["install", "new_event_loop"],
@@ -39,6 +40,7 @@ PUBLIC_NAMES = {
         "ProxySettings",
         "Setting",
         "Settings",
+        "WebSocketSettings",
         "read_toml",
     ],
     "daphne_like.listeners.endpoints": [

@@ -19,6 +19,7 @@ from recording_sender import RecordingSender
 from stepped_loop import SteppedLoop
 
 from daphne_like.asgi import http_stream
+from daphne_like.asgi.exchange import ExchangeState
 from daphne_like.asgi.forwarded import ForwardedPolicy
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.types import Message
@@ -737,7 +738,7 @@ def states() -> list[Any]:
     return [
         value
         for value in vars(http_stream).values()
-        if isinstance(value, http_stream._State)
+        if isinstance(value, ExchangeState)
     ]
 
 

@@ -39,6 +39,7 @@ from zope.interface.verify import verifyObject
 
 from daphne_like.protocols.http1 import HTTP1Factory, HTTP1Protocol
 from daphne_like.protocols.http1_reader import FEED_BYTES
+from daphne_like.protocols.interfaces import LiveConnection
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 OK_CLOSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
@@ -1166,7 +1167,7 @@ def test_a_body_beyond_its_limit_is_refused() -> None:
 @pytest.mark.parametrize("limit", [1, 3])
 def test_connections_beyond_the_limit_get_a_503(limit: int) -> None:
     """The limit counts open connections; one that ends makes room for another."""
-    connections: set[HTTP1Protocol] = set()
+    connections: set[LiveConnection] = set()
 
     def connect() -> MemoryConnection:
         return MemoryConnection(hello, connections=connections, limit_connections=limit)

@@ -1,0 +1,465 @@
+"""
+One WebSocket as ASGI messages, whatever the HTTP version.
+
+:class:`WebSocketStream` checks the handshake, runs the application, and lets it
+decide: accept, close, or an HTTP response of its own. From the acceptance on it
+stands between the application and a
+:class:`~daphne_like.protocols.websocket.WebSocketConnection`. Which message may
+come when is told by the table of states at the end of this module.
+
+Source: ASGI HTTP & WebSocket 2.5; the extensions page for WebSocket denial.
+
+Tests: ``tests/unit/asgi/test_websocket_stream.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING
+
+from daphne_like.asgi.applications import log_error
+from daphne_like.asgi.exchange import Exchange, ExchangeState
+from daphne_like.asgi.http_stream import HTTPStream
+from daphne_like.asgi.scope import websocket_scope
+from daphne_like.errors import ClientDisconnected, InvalidMessage, RequestRejected
+from daphne_like.protocols.websocket import WebSocketConnection
+from daphne_like.protocols.websocket_deflate import Deflate, negotiate
+from daphne_like.protocols.websocket_handshake import read_handshake
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from daphne_like.asgi.exchange import ExchangeContext
+    from daphne_like.asgi.types import Message
+    from daphne_like.protocols.interfaces import (
+        Connection,
+        Header,
+        RequestHead,
+        StreamSender,
+    )
+    from daphne_like.protocols.websocket import WebSocketContext
+    from daphne_like.protocols.websocket_handshake import Handshake
+
+__all__ = ["WebSocketStream", "WebSocketStreamContext"]
+
+_logger = logging.getLogger("daphne_like.server")
+
+# Messages that the application has not received: reading pauses above the first
+# mark and resumes below the second. ws_max_queue limits their number as well.
+_HIGH_WATER_BYTES = 64 * 1024
+_LOW_WATER_BYTES = 16 * 1024
+
+# RFC 6455 section 5.5: 125 bytes, two of them for the code.
+_MOST_REASON_BYTES = 123
+# RFC 6455 section 7.4 and the registry of close codes: these say how a connection
+# ended, and are never sent.
+_NEVER_SENT = frozenset((1004, 1005, 1006, 1015))
+
+# Fields of the answer to a handshake which are the server's.
+_OURS = frozenset((b"connection", b"content-length", b"upgrade"))
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketStreamContext:
+    """
+    What all WebSockets of a server share.
+
+    Attributes:
+        exchanges: What they share with HTTP exchanges.
+        denials: The same for their answers in HTTP, which log nothing.
+        websockets: What their connections share.
+    """
+
+    exchanges: ExchangeContext
+    denials: ExchangeContext
+    websockets: WebSocketContext
+
+
+class WebSocketStream(Exchange):
+    """
+    A stream, an application instance and its WebSocket in one.
+
+    The way in: messages wait in ``_messages`` until ``receive()`` takes them;
+    above the mark the connection pauses. The way out: ``send()`` hands each
+    message on and, while the connection is congested, waits until it has drained.
+    """
+
+    __slots__ = (
+        "_connect_told",
+        "_denial",
+        "_denials",
+        "_ending",
+        "_handshake",
+        "_messages",
+        "_unread_bytes",
+        "_websocket",
+        "_websockets",
+    )
+
+    def __init__(
+        self,
+        context: WebSocketStreamContext,
+        head: RequestHead,
+        connection: Connection,
+        sender: StreamSender,
+    ) -> None:
+        super().__init__(context.exchanges, head, connection, sender, _CONNECTING)
+        self._websockets = context.websockets
+        self._denials = context.denials
+        # What answers in HTTP, when it comes to that.
+        self._denial: HTTPStream | None = None
+        self._handshake: Handshake | None = None
+        self._websocket: WebSocketConnection | None = None
+        self._connect_told = False
+        self._messages: deque[str | bytes] = deque()
+        self._unread_bytes = 0
+        self._ending = (1006, "")
+        self._deadline = inf
+
+    # -- Told by the protocol (Stream) ---------------------------------------
+
+    def start(self) -> None:
+        """Check the handshake and run the application for it."""
+        context = self._context
+        try:
+            self._handshake = handshake = read_handshake(self.head)
+            if self._is_busy():
+                raise RequestRejected(
+                    503, "The server is busy.", ((b"retry-after", b"1"),)
+                )
+        except RequestRejected as rejection:
+            self.reject(rejection)
+            return
+        root_path = self._mount()
+        scope = websocket_scope(
+            self.head, self._connection, root_path, [*handshake.subprotocols]
+        )
+        if context.state is not None:
+            scope["state"] = context.state.copy()
+        self._log("CONNECTING")
+        timeout = self._websockets.settings.websocket_connect_timeout
+        if timeout:
+            self._deadline = context.wheel.clock() + timeout
+            context.wheel.schedule(self, self._deadline)
+        context.manager.start(self, scope)
+
+    def reject(self, rejection: RequestRejected) -> None:
+        """Answer in the application's stead and end the connection."""
+        if self._state is _CONNECTING:
+            self._deny(rejection)
+
+    def body_received(self, data: bytes) -> None:
+        """Take no body: a handshake has none."""
+
+    def body_ended(self) -> None:
+        """Take no body: a handshake has none."""
+
+    def disconnected(self) -> None:
+        """Learn that the client has gone during the handshake."""
+        if not self._state.is_over:
+            denial = self._in_http()
+            denial.disconnected()
+            self.status = denial.status
+            self._end(1006, "")
+
+    # -- Told by the WebSocket (WebSocketUser) -------------------------------
+
+    def message_received(self, message: str | bytes) -> None:
+        """Queue a message, and let the client wait when there are too many."""
+        messages = self._messages
+        messages.append(message)
+        self._unread_bytes += len(message)
+        if self._waiters:
+            self._wake()
+        elif (
+            self._unread_bytes > _HIGH_WATER_BYTES
+            or len(messages) >= self._websockets.settings.ws_max_queue
+        ):
+            assert self._websocket is not None
+            self._websocket.pause()
+
+    def closed(self, code: int, reason: str) -> None:
+        """Learn that nothing more comes or goes."""
+        if not self._state.is_over:
+            self._end(code, reason)
+
+    # -- Called by the application -------------------------------------------
+
+    async def receive(self) -> Message:
+        """Hand out the next event (ASGI WebSocket, connect, receive, disconnect)."""
+        if not self._connect_told:
+            self._connect_told = True
+            return {"type": "websocket.connect"}
+        while True:
+            if self._messages:
+                return self._next_message()
+            if self._state.is_over:
+                code, reason = self._ending
+                return {"type": "websocket.disconnect", "code": code, "reason": reason}
+            await self._wait()
+
+    def _next_message(self) -> Message:
+        message = self._messages.popleft()
+        self._unread_bytes -= len(message)
+        websocket = self._websocket
+        if (
+            websocket is not None
+            and websocket.paused
+            and self._unread_bytes <= _LOW_WATER_BYTES
+            and len(self._messages) <= self._websockets.settings.ws_max_queue // 2
+        ):
+            websocket.resume()
+        if type(message) is bytes:
+            return {"type": "websocket.receive", "bytes": message}
+        return {"type": "websocket.receive", "text": message}
+
+    # -- The messages --------------------------------------------------------
+
+    def _accept(self, message: Message) -> None:
+        """Complete the handshake (websocket.accept)."""
+        handshake, websockets = self._handshake, self._websockets
+        assert handshake is not None
+        fields = self._accepted_fields(message.get("headers", ()))
+        subprotocol = message.get("subprotocol")
+        if subprotocol is not None:
+            # RFC 6455 section 4.2.2: one of those which the client offers.
+            if subprotocol not in handshake.subprotocols:
+                raise InvalidMessage(
+                    f"websocket.accept: the client does not offer the subprotocol "
+                    f"{subprotocol!r}"
+                )
+            fields.append((b"sec-websocket-protocol", subprotocol.encode()))
+        agreed = negotiate(handshake.extensions, websockets.settings)
+        deflate = None
+        if agreed is not None:
+            deflate = Deflate(agreed, websockets.settings)
+            fields.append((b"sec-websocket-extensions", agreed.response))
+        self._websocket = websocket = WebSocketConnection(websockets, self, deflate)
+        self._state = _OPEN
+        self.status = 101
+        self._handshake = None
+        self._context.wheel.remove(self)
+        self._log("CONNECT")
+        self._sender.open_tunnel(fields, websocket)
+
+    def _accepted_fields(self, headers: Sequence[Header]) -> list[Header]:
+        """Check the header fields for the answer; the server adds its own."""
+        fields = self._context.field_reader.read(headers)
+        for name, _ in fields.headers:
+            if name.startswith(b"sec-websocket-"):
+                raise InvalidMessage(
+                    f"websocket.accept: the header {name.decode()} is the server's"
+                )
+        return [field for field in fields.headers if field[0] not in _OURS]
+
+    def _send_message(self, message: Message) -> Awaitable[None] | None:
+        """Send text or bytes (websocket.send)."""
+        websocket = self._websocket
+        assert websocket is not None
+        if websocket.closing:
+            raise ClientDisconnected("the WebSocket is being closed")
+        content = message.get("text")
+        if content is None:
+            content = message.get("bytes")
+            if type(content) is not bytes:
+                content = _as_bytes(content)
+        elif not isinstance(content, str):
+            raise InvalidMessage(
+                f"websocket.send: text must be str, not {type(content).__name__}"
+            )
+        elif message.get("bytes") is not None:
+            raise InvalidMessage("websocket.send: either text or bytes, not both")
+        try:
+            websocket.send(content)
+        except UnicodeEncodeError as error:
+            raise InvalidMessage(f"websocket.send: {error}") from None
+        return websocket.tunnel.drained() if websocket.congested else None
+
+    def _close(self, message: Message) -> None:
+        """Begin the closing handshake (websocket.close)."""
+        code, reason = _close_arguments(message)
+        self._end_by_us(code, reason)
+
+    def _end_by_us(self, code: int, reason: str) -> None:
+        """Close, and let the application know what it comes to."""
+        websocket = self._websocket
+        assert websocket is not None
+        if not websocket.closing:
+            websocket.close(code, reason)
+        if not self._state.is_over:
+            self._end(code, reason)
+
+    def _refuse_client(self, message: Message) -> None:
+        """Refuse the handshake (websocket.close before accept)."""
+        _close_arguments(message)
+        self._deny(None)
+
+    def _deny(self, rejection: RequestRejected | None) -> None:
+        """Answer the handshake in HTTP; by 403 when no other answer is given."""
+        denial = self._in_http()
+        if rejection is None:
+            denial.refuse(403)
+        else:
+            denial.reject(rejection)
+        self._denied(denial)
+
+    async def _deny_in_own_words(self, message: Message) -> None:
+        """Pass on the application's own answer (websocket.http.response)."""
+        self._state = _DENYING
+        denial = self._in_http()
+        kind = message["type"].removeprefix("websocket.")
+        await denial.send({**message, "type": kind})
+        if denial.is_complete and self._state is _DENYING:
+            self._denied(denial)
+
+    def _in_http(self) -> HTTPStream:
+        """Return what answers in HTTP."""
+        if self._denial is None:
+            self._denial = HTTPStream(
+                self._denials, self.head, self._connection, self._sender
+            )
+        return self._denial
+
+    def _denied(self, denial: HTTPStream) -> None:
+        """End: the handshake was answered in HTTP."""
+        self.status = denial.status
+        self._log("REJECT")
+        self._end(1006, "")
+
+    # -- The end -------------------------------------------------------------
+
+    def _end(self, code: int, reason: str) -> None:
+        """Take no more messages, and let the application know."""
+        self._state = _OVER
+        self._ending = code, reason
+        self._log("DISCONNECT")
+        self._wake()
+        self._context.wheel.remove(self)
+        # Not now, as an application in its first step isn't known as running.
+        asyncio.get_running_loop().call_soon(self._limit_application)
+
+    def application_ended(self, error: BaseException | None) -> None:
+        """Close what the application has left open (ApplicationInstance)."""
+        is_over = self._state.is_over
+        self._context.wheel.remove(self)
+        if self._state is _DENYING:
+            denial = self._in_http()
+            denial.application_ended(error)
+            self._denied(denial)
+            return
+        if error is not None:
+            log_error(self, error, client_gone=is_over)
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if self._state is _OPEN:
+            # RFC 6455 section 7.4.1: going away, unexpected condition, normal.
+            self._end_by_us(1001 if cancelled else 1011 if error else 1000, "")
+        elif not is_over and cancelled:
+            self._deny(RequestRejected(503, "The server is shutting down."))
+        elif not is_over and error:
+            self._deny(RequestRejected(500, "Internal Server Error"))
+        elif not is_over:
+            _logger.error(
+                "The application returned without accepting or closing: %s",
+                self.describe(),
+            )
+            self._deny(None)
+
+    # -- Time (DeadlineHolder) -----------------------------------------------
+
+    def deadline_passed(self, now: float) -> None:
+        """Refuse what wasn't accepted in time, or cancel the application."""
+        if self._state is _CONNECTING:
+            self._deny(RequestRejected(403, "The application took too long."))
+        elif self._state.is_over:
+            super().deadline_passed(now)
+
+    # -- Told to logs (log_formats.Exchange) ---------------------------------
+
+    def _log(self, event: str) -> None:
+        if self._context.access_log is not None:
+            self._context.access_log.websocket_changed(self, event)
+
+    @property
+    def response_headers(self) -> Sequence[Header]:
+        """The header fields of an answer in HTTP."""
+        return () if self._denial is None else self._denial.fields.headers
+
+    @property
+    def body_bytes_sent(self) -> int:
+        """Bytes of an answer in HTTP; those of messages aren't counted."""
+        return 0 if self._denial is None else self._denial.body_bytes_sent
+
+    def describe(self) -> str:
+        """Name the WebSocket in a log line: path and age."""
+        path = self.head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        return f"WebSocket {path}, {self.duration:.1f} s old"
+
+
+def _as_bytes(content: object) -> bytes:
+    if content is None:
+        raise InvalidMessage("websocket.send: neither text nor bytes")
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    raise InvalidMessage(
+        f"websocket.send: bytes must be bytes, not {type(content).__name__}"
+    )
+
+
+def _close_arguments(message: Message) -> tuple[int, str]:
+    """Check the code and the reason of websocket.close."""
+    code, reason = message.get("code"), message.get("reason")
+    if code is None:
+        code = 1000
+    if reason is None:
+        reason = ""
+    if (
+        not isinstance(code, int)
+        or not (1000 <= code <= 1015 or 3000 <= code <= 4999)
+        or code in _NEVER_SENT
+    ):
+        raise InvalidMessage(f"websocket.close: {short_repr(code)} is no close code")
+    if not isinstance(reason, str):
+        raise InvalidMessage(
+            f"websocket.close: reason must be str, not {type(reason).__name__}"
+        )
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(f"websocket.close: {error}") from None
+    if size > _MOST_REASON_BYTES:
+        raise InvalidMessage(
+            f"websocket.close: the reason has more than {_MOST_REASON_BYTES} bytes"
+        )
+    return code, reason
+
+
+# -- The table of states -----------------------------------------------------
+
+_CONNECTING = ExchangeState(
+    "before the WebSocket was accepted",
+    {
+        "websocket.accept": WebSocketStream._accept,
+        "websocket.close": WebSocketStream._refuse_client,
+        "websocket.http.response.start": WebSocketStream._deny_in_own_words,
+    },
+)
+_DENYING = ExchangeState(
+    "in the middle of a response to the handshake",
+    {
+        "websocket.http.response.start": WebSocketStream._deny_in_own_words,
+        "websocket.http.response.body": WebSocketStream._deny_in_own_words,
+    },
+)
+_OPEN = ExchangeState(
+    "while the WebSocket is open",
+    {
+        "websocket.send": WebSocketStream._send_message,
+        "websocket.close": WebSocketStream._close,
+    },
+)
+_OVER = ExchangeState("after the WebSocket was closed", is_over=True)

@@ -1,0 +1,71 @@
+"""
+What protocols ask of the transport under them, whichever it is.
+
+Twisted's transports and those of :mod:`daphne_like.listeners.transports` have
+the same methods, but for a few which Twisted's interfaces don't name. Those
+few are told apart here, and nowhere else.
+
+Tests: ``tests/unit/protocols/test_connections.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from daphne_like.protocols.interfaces import Connection
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IProtocol, IPushProducer
+
+__all__ = ["Transport", "describe", "switch_protocol", "unsent_bytes"]
+
+
+class Transport(Protocol):
+    """What protocols ask of a Twisted transport."""
+
+    def write(self, data: bytes) -> None: ...
+    def loseConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+
+    # Their addresses are of several classes, told apart by their attributes.
+    def getPeer(self) -> Any: ...
+    def getHost(self) -> Any: ...
+
+
+def describe(transport: Transport, scheme: str) -> Connection:
+    """Read the addresses of a transport; those of Unix sockets have no port."""
+    peer, host = transport.getPeer(), transport.getHost()
+    client = (peer.host, peer.port) if hasattr(peer, "port") else None
+    server: tuple[str, int | None] | None
+    if hasattr(host, "port"):
+        server = (host.host, host.port)
+    else:
+        name = getattr(host, "name", None)
+        server = (os.fsdecode(name), None) if name else None
+    return Connection(client, server, scheme)
+
+
+def unsent_bytes(transport: Any) -> int:
+    """Count the bytes which the peer hasn't taken yet."""
+    if hasattr(transport, "write_buffer_bytes"):
+        return int(transport.write_buffer_bytes())
+    # Twisted's own, which have no method for it: what is being sent, and what
+    # will be put behind it.
+    sending = len(getattr(transport, "dataBuffer", b""))
+    sent: int = getattr(transport, "offset", 0)
+    waiting: int = getattr(transport, "_tempDataLen", 0)
+    return sending - sent + waiting
+
+
+def switch_protocol(transport: Any, protocol: IProtocol) -> None:
+    """Let another protocol have what arrives from now on."""
+    if hasattr(transport, "switch_protocol"):
+        transport.switch_protocol(protocol)
+    else:
+        # Twisted's own look it up for every read.
+        transport.protocol = protocol
