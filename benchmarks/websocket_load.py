@@ -3,7 +3,7 @@ Load on WebSockets: a client that does next to nothing.
 
 Frames are masked once, before the load, and answers are counted by their bytes:
 anything more, and the client would be what is measured. Whether an answer is
-right is looked at before the load and behind it, on every connection.
+right is seen by its length and its end.
 
 ``echo``: each connection sends a message and, when it has come back, the next one.
 ``broadcast``: one connection sends a message, which the application sends to all of
@@ -17,6 +17,7 @@ import asyncio
 import base64
 import json
 import os
+import sys
 import time
 from collections import Counter
 from typing import cast
@@ -34,8 +35,7 @@ class Client(asyncio.Protocol):
     def __init__(self, load: WebSocketLoad) -> None:
         self._load = load
         self._head = b""
-        self._received = 0
-        self.sent_at = 0.0
+        self._left_bytes = 0
         self.opened: asyncio.Future[None] = load.loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,29 +49,33 @@ class Client(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes (asyncio.Protocol)."""
-        if self.opened.done():
-            self._received += len(data)
-            if self._received >= self._load.answer_bytes:
-                self._answered(data)
-            return
+        """Read the answer to the handshake (asyncio.Protocol)."""
         self._head += data
-        if b"\r\n\r\n" in self._head:
-            if self._head.startswith(b"HTTP/1.1 101 "):
-                self.opened.set_result(None)
-            else:
-                self._load.errors["handshake"] += 1
-                self._transport.abort()
+        if b"\r\n\r\n" not in self._head:
+            return
+        if not self._head.startswith(b"HTTP/1.1 101 "):
+            self._load.errors["handshake"] += 1
+            self._transport.abort()
+        else:
+            # The loop looks the method up once, so that it has to be told.
+            broadcast = self._load.mode == "broadcast"
+            self.data_received = (  # type: ignore[method-assign]
+                self._load.received if broadcast else self._received
+            )
+            self._transport.set_protocol(self)
+            self.opened.set_result(None)
 
-    def _answered(self, data: bytes) -> None:
-        load = self._load
-        if self._received > load.answer_bytes or not load.answer.endswith(data[-64:]):
-            load.errors["answer"] += 1
-        self._received = 0
-        load.answered(self)
+    def _received(self, data: bytes) -> None:
+        self._left_bytes -= len(data)
+        if self._left_bytes <= 0:
+            load = self._load
+            if self._left_bytes or not load.answer.endswith(data[-64:]):
+                load.errors["answer"] += 1
+            load.answered(self)
 
     def send(self) -> None:
         """Send the message."""
+        self._left_bytes = self._load.answer_bytes
         self.sent_at = time.perf_counter()
         self._transport.write(self._load.frame)
 
@@ -96,9 +100,11 @@ class WebSocketLoad:
         self.errors: Counter[str] = Counter()
         self.over = False
         self._options = options
-        self._broadcasts = options.mode == "broadcast"
+        self.mode: str = options.mode
         self._clients: list[Client] = []
         self._waiting = 0
+        self._left_bytes = 0
+        self._messages = 0
         self._latencies: list[float] = []
         self._stopping = False
         self._stopped = self.loop.create_future()
@@ -113,7 +119,7 @@ class WebSocketLoad:
         if self._options.mode == "idle":
             print(json.dumps({"opened": len(self._clients), **self.errors}), flush=True)
             await self.loop.run_in_executor(None, input)
-            seconds = 0.0
+            sys.exit()
         else:
             seconds = await self._load()
         self.over = True
@@ -140,7 +146,7 @@ class WebSocketLoad:
     async def _load(self) -> float:
         start = time.perf_counter()
         self.loop.call_later(self._options.seconds, self._stop)
-        if self._broadcasts:
+        if self.mode == "broadcast":
             self._publish()
         else:
             self._waiting = len(self._clients)
@@ -149,31 +155,41 @@ class WebSocketLoad:
         await asyncio.wait_for(self._stopped, self._options.seconds + 10)
         return time.perf_counter() - start
 
-    def _publish(self) -> None:
-        self._waiting = len(self._clients)
-        self._clients[0].send()
-
     def _stop(self) -> None:
         self._stopping = True
 
     def answered(self, client: Client) -> None:
-        """Count an answer, and go on."""
-        asker = self._clients[0] if self._broadcasts else client
-        self._latencies.append(time.perf_counter() - asker.sent_at)
-        if self._broadcasts or self._stopping:
-            self._waiting -= 1
-            if self._waiting:
-                return
-            if self._stopping:
-                self._stopped.set_result(None)
-            else:
-                self._publish()
-        else:
+        """Count an echo, and let its connection go on."""
+        self._latencies.append(time.perf_counter() - client.sent_at)
+        self._messages += 1
+        if not self._stopping:
             client.send()
+            return
+        self._waiting -= 1
+        if not self._waiting:
+            self._stopped.set_result(None)
+
+    def _publish(self) -> None:
+        self._left_bytes = self.answer_bytes * len(self._clients)
+        self._clients[0].send()
+
+    def received(self, data: bytes) -> None:
+        """Count what comes on any connection; when all have it, publish again."""
+        self._left_bytes -= len(data)
+        if self._left_bytes > 0:
+            return
+        if self._left_bytes or data[-64:] != self.answer[-64:]:
+            self.errors["answer"] += 1
+        self._latencies.append(time.perf_counter() - self._clients[0].sent_at)
+        self._messages += len(self._clients)
+        if self._stopping:
+            self._stopped.set_result(None)
+        else:
+            self._publish()
 
     def _figures(self, seconds: float) -> dict[str, object]:
         latencies = sorted(self._latencies) or [0.0]
-        count = len(self._latencies)
+        count = self._messages
 
         def at(share: float) -> float:
             return latencies[min(int(share * len(latencies)), len(latencies) - 1)] * 1e3

@@ -192,19 +192,16 @@ class Exchange:
 
     # -- Waiting -------------------------------------------------------------
 
-    async def _wait(self) -> None:
-        """Wait until something has changed."""
+    def _change(self) -> Future[None]:
+        """Return what is done as soon as something has changed."""
         waiter = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            # Leave nothing of a cancelled call, as some poll by cancelling calls.
-            if self._waiters and waiter in self._waiters:
-                self._waiters.remove(waiter)
-            raise
+        if self._waiters:
+            # Leave nothing of cancelled calls, as some poll by cancelling calls.
+            self._waiters = [other for other in self._waiters if not other.done()]
+            self._waiters.append(waiter)
+        else:
+            self._waiters = [waiter]
+        return waiter
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None

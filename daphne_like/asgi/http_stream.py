@@ -186,7 +186,7 @@ class HTTPStream(Exchange):
                 # RFC 9110 section 10.1.1: only now is the body wanted.
                 head.expects_continue = False
                 self._sender.send_continue()
-            await self._wait()
+            await self._change()
 
     def _request_event(self) -> Message:
         chunks = self._chunks
@@ -396,7 +396,7 @@ class HTTPStream(Exchange):
     async def _send_after_file(self, message: Message) -> None:
         """Send ``message`` when the file that is under way has gone out."""
         while self._state is _BUSY:
-            await self._wait()
+            await self._change()
         await self.send(message)
 
     # -- The end -------------------------------------------------------------

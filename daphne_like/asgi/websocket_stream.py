@@ -195,28 +195,28 @@ class WebSocketStream(Exchange):
         if not self._connect_told:
             self._connect_told = True
             return {"type": "websocket.connect"}
-        while True:
-            if self._messages:
-                return self._next_message()
+        messages = self._messages
+        while not messages:
             if self._state.is_over:
                 code, reason = self._ending
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            await self._wait()
-
-    def _next_message(self) -> Message:
-        message = self._messages.popleft()
+            await self._change()
+        message = messages.popleft()
         self._unread_bytes -= len(message)
         websocket = self._websocket
-        if (
-            websocket is not None
-            and websocket.paused
-            and self._unread_bytes <= _LOW_WATER_BYTES
-            and len(self._messages) <= self._websockets.settings.ws_max_queue // 2
-        ):
-            websocket.resume()
+        if websocket is not None and websocket.paused:
+            self._resume(websocket)
         if type(message) is bytes:
             return {"type": "websocket.receive", "bytes": message}
         return {"type": "websocket.receive", "text": message}
+
+    def _resume(self, websocket: WebSocketConnection) -> None:
+        """Let the client go on when few messages are left."""
+        if (
+            self._unread_bytes <= _LOW_WATER_BYTES
+            and len(self._messages) <= self._websockets.settings.ws_max_queue // 2
+        ):
+            websocket.resume()
 
     # -- The messages --------------------------------------------------------
 
@@ -257,27 +257,35 @@ class WebSocketStream(Exchange):
                 )
         return [field for field in fields.headers if field[0] not in _OURS]
 
+    async def send(self, message: Message) -> None:
+        """
+        Take a message, and wait while the client is slower than that.
+
+        Raises:
+            InvalidMessage: ASGI forbids the message here.
+            ClientDisconnected: Nobody will get it.
+        """
+        # The way of all but the first and the last, without a look at the table.
+        if self._state is _OPEN and message.get("type") == "websocket.send":
+            pending = self._send_message(message)
+            if pending is not None:
+                await pending
+        else:
+            await super().send(message)
+
     def _send_message(self, message: Message) -> Awaitable[None] | None:
         """Send text or bytes (websocket.send)."""
         websocket = self._websocket
         assert websocket is not None
         if websocket.closing:
             raise ClientDisconnected("the WebSocket is being closed")
-        content = message.get("text")
-        if content is None:
-            content = message.get("bytes")
-            if type(content) is not bytes:
-                content = _as_bytes(content)
-        elif not isinstance(content, str):
-            raise InvalidMessage(
-                f"websocket.send: text must be str, not {type(content).__name__}"
-            )
-        elif message.get("bytes") is not None:
+        text, data = message.get("text"), message.get("bytes")
+        if text is None:
+            websocket.send(data if type(data) is bytes else _as_bytes(data), False)
+        elif data is None:
+            websocket.send(_as_text(text), True)
+        else:
             raise InvalidMessage("websocket.send: either text or bytes, not both")
-        try:
-            websocket.send(content)
-        except UnicodeEncodeError as error:
-            raise InvalidMessage(f"websocket.send: {error}") from None
         return websocket.tunnel.drained() if websocket.congested else None
 
     def _close(self, message: Message) -> None:
@@ -398,6 +406,17 @@ class WebSocketStream(Exchange):
         """Name the WebSocket in a log line: path and age."""
         path = self.head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
         return f"WebSocket {path}, {self.duration:.1f} s old"
+
+
+def _as_text(content: object) -> bytes:
+    if not isinstance(content, str):
+        raise InvalidMessage(
+            f"websocket.send: text must be str, not {type(content).__name__}"
+        )
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(f"websocket.send: {error}") from None
 
 
 def _as_bytes(content: object) -> bytes:

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from daphne_like.errors import WebSocketFailed
-from daphne_like.protocols.websocket_masking import unmask
+from daphne_like.protocols.websocket_masking import unmasker
 
 if TYPE_CHECKING:
     from daphne_like.protocols.deadlines import DeadlineWheel
@@ -52,8 +53,12 @@ _SMALL_HEADS = {
     )
 }
 
+# Of those whose length follows in two bytes, or in eight.
+_medium_head = Struct(">BBH").pack
+_large_head = Struct(">BBQ").pack
+
 # Larger messages go to the transport beside their head instead of being copied.
-_JOIN_BYTES = 64 * 1024
+_JOIN_BYTES = 64 * 1024 - 1
 # How long a peer that broke a rule may go on sending before it is cut.
 _LINGER_TIMEOUT = 2.0
 
@@ -134,6 +139,7 @@ class WebSocketConnection:
         "_least_compressed",
         "_most_bytes",
         "_send_deadline",
+        "_unmask",
         "_unsent_bytes",
         "_user",
         "_wheel",
@@ -162,6 +168,7 @@ class WebSocketConnection:
             settings.websocket_max_frame_size or inf,
             settings.websocket_max_message_size or inf,
         )
+        self._unmask = unmasker()
         self.covered_from = inf
 
         # Autobahn's protocol while it is needed, and how many bytes of the frame
@@ -265,7 +272,7 @@ class WebSocketConnection:
             finish = body + size
             if finish > end or size > self._most_bytes:
                 break
-            payload = unmask(data[body:finish], data[body - 4 : body])
+            payload = self._unmask(data[body:finish], data[body - 4 : body])
             if first == _TEXT:
                 try:
                     message: str | bytes = payload.decode()
@@ -394,19 +401,15 @@ class WebSocketConnection:
 
     # -- Called by the user --------------------------------------------------
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, payload: bytes, text: bool) -> None:
         """
         Send a message in one frame; not once :attr:`closing`.
 
-        Raises:
-            UnicodeEncodeError: The text holds half of a surrogate pair.
+        Args:
+            payload: The message.
+            text: Whether it is text, in UTF-8.
         """
-        if type(message) is bytes:
-            first, payload = _BINARY, message
-        else:
-            assert isinstance(message, str)
-            first, payload = _TEXT, message.encode()
-        size = len(payload)
+        first, size = _TEXT if text else _BINARY, len(payload)
         if size >= self._least_compressed:
             assert self._deflate is not None
             first |= _COMPRESSED
@@ -415,9 +418,9 @@ class WebSocketConnection:
         if size < 126:
             self._write(_SMALL_HEADS[first][size] + payload)
         elif size <= _JOIN_BYTES:
-            self._write(_large_head(first, size) + payload)
+            self._write(_medium_head(first, 126, size) + payload)
         else:
-            self._write(_large_head(first, size))
+            self._write(_large_head(first, 127, size))
             self._write(payload)
 
     def close(self, code: int, reason: str) -> None:
@@ -518,9 +521,3 @@ def _frame_size(data: bytes, start: int, end: int) -> int:
     if start + head + wide > end:
         return 0
     return head + wide + int.from_bytes(data[start + 2 : start + 2 + wide], "big")
-
-
-def _large_head(first: int, size: int) -> bytes:
-    if size < 65536:
-        return bytes((first, 126)) + size.to_bytes(2, "big")
-    return bytes((first, 127)) + size.to_bytes(8, "big")
