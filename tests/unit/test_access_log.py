@@ -187,7 +187,6 @@ REQUEST = FakeExchange(
         ("%(M)s", "1234"),
         ("%(D)s", "1234567"),
         ("%(L)s", "1.234568"),
-        ("%(p)s", f"<{os.getpid()}>"),
         ("%({Host}i)s", "example.org"),
         ("%({X-Color}i)s", "blue"),
         ("%({x-absent}i)s", "-"),
@@ -201,6 +200,11 @@ REQUEST = FakeExchange(
 def test_each_atom_has_the_meaning_it_has_in_gunicorn(atom: str, text: str) -> None:
     """A format string from a Gunicorn configuration works unchanged."""
     assert text + "\n" == written(atom, REQUEST)
+
+
+def test_the_process_is_told_as_gunicorn_does() -> None:
+    """Workers can be told apart."""
+    assert f"<{os.getpid()}>\n" == written("%(p)s", REQUEST)
 
 
 @pytest.mark.usefixtures("berlin")

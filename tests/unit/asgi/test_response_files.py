@@ -202,7 +202,8 @@ class OddDescriptor:
         WithoutDescriptor(),
         OddDescriptor(),
     ],
-    ids=repr,
+    # No addresses: an id has to be the same in each process.
+    ids=["None", "True", "path", "-1", "closed", "huge", "BytesIO", "without", "odd"],
 )
 @pytest.mark.parametrize("numbers", [{}, {"offset": 0, "count": 5}], ids=repr)
 def test_no_open_file(file: object, numbers: dict[str, int]) -> None:
