@@ -56,6 +56,8 @@ class Phase:
     name: str
     samples: list[Sample] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
+    tasks: int = 0
+    """How many the server had behind it, with the one that told."""
 
 
 class Soak:
@@ -82,6 +84,7 @@ class Soak:
         record.samples.append(self._sample("after"))
         if self._server.answer("GET", "/", b"") != (200, SMALL_BODY):
             raise ServerFailure(f"wrong answer after {phase}")
+        record.tasks = int(self._server.answer("GET", "/tasks", b"")[1])
         return record
 
     def _client_events(self, phase: str, total: int) -> Iterator[dict[str, Any]]:
@@ -121,7 +124,7 @@ def main() -> None:
     server = SERVERS[options.server]
     python = options.python if server.ours else options.python_of_peers
     port = free_port()
-    command = server.command(python, HOST, port, WORKLOADS["get-13"])
+    command = server.command(python, HOST, port, WORKLOADS["ws-64"])
     phases = []
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as directory,
@@ -154,6 +157,12 @@ def _options() -> argparse.Namespace:
     add("--connections", type=int, default=100_000, help="with one request each")
     add("--uploads", type=int, default=10_000, help="given up in the middle")
     add(
+        "--websockets",
+        type=int,
+        default=100_000,
+        help="ended at each stage of their life in turn",
+    )
+    add(
         "--idle", type=int, default=10_000, help="idle connections; all counts: 0 skips"
     )
     add("--warm-up", type=int, default=20_000, help="requests before the first sample")
@@ -177,6 +186,7 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, int]]:
         ("keep-alive", options.requests),
         ("connections", options.connections),
         ("aborted-uploads", options.uploads),
+        ("websockets", options.websockets),
         ("idle", options.idle),
         ("idle", options.idle),
     ]
@@ -205,7 +215,9 @@ def _report(phase: Phase) -> str:
         f"  {sample.open_files:6} open files"
         for sample in phase.samples
     ]
-    lines.append(f"  RSS grew by {_megabytes(growth):+.2f} MB")
+    lines.append(
+        f"  RSS grew by {_megabytes(growth):+.2f} MB; {phase.tasks} tasks left"
+    )
     return "\n".join(lines)
 
 

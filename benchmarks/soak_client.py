@@ -18,6 +18,7 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import uvloop
@@ -232,6 +233,83 @@ async def idle(count: Count, port: int) -> dict[str, Any]:
     return result
 
 
+class WebSocket(asyncio.Protocol):
+    """A WebSocket which ends at one of the stages of its life."""
+
+    STAGES = 6
+
+    def __init__(self, stage: int) -> None:
+        self.closed = asyncio.get_running_loop().create_future()
+        self.good = True
+        self._stage = stage
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the handshake, or a part of it."""
+        self._transport = cast("asyncio.Transport", transport)
+        whole = self._stage > 0
+        self._transport.write(_HANDSHAKE if whole else _HANDSHAKE[:40])
+        if self._stage < 2:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Go on until the stage at which it ends."""
+        opened = b"\r\n\r\n" in self._received
+        self._received += data
+        head, found, frames = self._received.partition(b"\r\n\r\n")
+        if not opened and found:
+            self.good = head.startswith(b"HTTP/1.1 101 ")
+            self._go_on()
+        elif self._stage == _CLEAN and frames == _ECHO:
+            self._transport.write(_CLOSE)
+        elif self._stage == _CLEAN and len(frames) > len(_ECHO):
+            self.good = self.good and frames == _ECHO + _CLOSE_ANSWER
+
+    def _go_on(self) -> None:
+        if self._stage == 2:
+            self._transport.abort()
+        elif self._stage == 3:
+            self._transport.write(_MESSAGE[:9])
+            self._transport.close()
+        elif self._stage == 4:
+            self._transport.write(_MESSAGE + _CLOSE)
+            self._transport.abort()
+        else:
+            self._transport.write(_MESSAGE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the end; a clean one has got all that it waited for."""
+        if self._stage == _CLEAN:
+            self.good = self.good and self._received.endswith(_CLOSE_ANSWER)
+        self.closed.set_result(None)
+
+
+_CLEAN = WebSocket.STAGES - 1
+_HANDSHAKE = (
+    b"GET /echo HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\n"
+    b"connection: upgrade\r\nsec-websocket-version: 13\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+# Masked with zeros: "abcd" in a binary frame; Close with 1000.
+_MESSAGE = b"\x82\x84\0\0\0\0abcd"
+_ECHO = b"\x82\x04abcd"
+_CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"
+_CLOSE_ANSWER = b"\x88\x02\x03\xe8"
+
+
+async def websockets(count: Count, port: int) -> None:
+    """Open WebSockets, 64 at a time, and end each at the next stage of its life."""
+
+    async def work(source: str) -> None:
+        while count.take():
+            stage = count.remaining % WebSocket.STAGES
+            protocol = await connect(partial(WebSocket, stage), source, port)
+            await protocol.closed
+            count.finish(protocol.good)
+
+    await workers(64, work)
+
+
 async def probe(port: int) -> dict[str, Any]:
     """Return the failures and the longest wait of requests asked one by one."""
     longest = 0.0
@@ -254,6 +332,7 @@ PHASES: dict[str, Callable[[Count, int], Awaitable[dict[str, Any] | None]]] = {
     "connections": connections,
     "aborted-uploads": aborted_uploads,
     "idle": idle,
+    "websockets": websockets,
 }
 
 
