@@ -263,7 +263,10 @@ class Server(Service):
                 exchanges=streams,
                 denials=replace(streams, access_log=None),
                 websockets=WebSocketContext(
-                    settings.websocket, settings.http.timeout_send, wheel
+                    settings.websocket,
+                    settings.http.timeout_send,
+                    wheel,
+                    loop.call_soon,
                 ),
             )
             context = HTTP1Context(

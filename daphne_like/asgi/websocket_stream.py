@@ -185,6 +185,7 @@ class WebSocketStream(Exchange):
 
     def closed(self, code: int, reason: str) -> None:
         """Learn that nothing more comes or goes."""
+        self._websocket = None
         if not self._state.is_over:
             self._end(code, reason)
 

@@ -84,7 +84,10 @@ class HTTP1Tunnel:
         """Tell whoever waits that the connection is gone."""
         self._connections.discard(self)
         self._wake()
-        self._user.connection_lost()
+        user = self._user
+        # The user refers to us: break the cycle, so that all is freed at once.
+        del self._user, self.dataReceived
+        user.connection_lost()
 
     def pauseProducing(self) -> None:
         """Learn that the transport's buffer is full."""

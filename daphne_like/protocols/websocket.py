@@ -26,6 +26,8 @@ from daphne_like.errors import WebSocketFailed
 from daphne_like.protocols.websocket_masking import unmasker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daphne_like.protocols.deadlines import DeadlineWheel
     from daphne_like.protocols.interfaces import Tunnel
     from daphne_like.protocols.websocket_autobahn import AutobahnLane, AutobahnPool
@@ -89,11 +91,13 @@ class WebSocketContext:
         settings: Limits and timeouts.
         timeout_send: Seconds which a peer may take nothing; 0 for any time.
         wheel: Keeps the deadlines; its clock is the clock.
+        call_soon: Calls a function when applications have had their turn.
     """
 
     settings: WebSocketSettings
     timeout_send: float
     wheel: DeadlineWheel
+    call_soon: Callable[[Callable[[], None]], object]
 
     def pool(self) -> AutobahnPool:
         """Return what lends Autobahn's protocols; it is loaded by the first call."""
@@ -134,7 +138,9 @@ class WebSocketConnection:
         "_ended",
         "_expiry",
         "_frame_rest",
+        "_has_delivered",
         "_held",
+        "_is_waiting",
         "_last_heard",
         "_least_compressed",
         "_most_bytes",
@@ -179,6 +185,9 @@ class WebSocketConnection:
         # came behind the last message which the user wanted.
         self._held = b""
         self.paused = False
+        # Messages were passed on by this read; the rest waits for a turn.
+        self._has_delivered = False
+        self._is_waiting = False
         self.congested = False
         self.owed_pong: bytes | None = None
         # Nothing is read or written any more, once it has ended.
@@ -212,19 +221,30 @@ class WebSocketConnection:
         if self._held:
             data = self._held + data
             self._held = b""
-        if self.paused:
+        if self.paused or self._is_waiting:
             self._held = data
         elif not self._ended:
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        """Read frames until the bytes end, the user has enough, or all is over."""
+        """
+        Read frames until the bytes end, the user has enough, or all is over.
+
+        Whatever else follows messages waits for a turn of the loop, so that the
+        application can answer them before a Close frame or a violation ends all.
+        """
         start, end = 0, len(data)
         while start < end and not self.paused:
             if self._autobahn is None:
+                begin = start
                 start = self._read_whole_frames(data, start, end)
+                self._has_delivered |= start > begin
                 if start == end or self.paused:
                     break
+            if self._has_delivered:
+                self._is_waiting = True
+                self._context.call_soon(self._go_on)
+                break
             if not self._frame_rest:
                 size = _frame_size(data, start, end)
                 if not size:
@@ -236,7 +256,15 @@ class WebSocketConnection:
             self._pass_on(piece)
             if self._ended:
                 return
+        self._has_delivered = False
         self._held = data[start:] if start else data
+
+    def _go_on(self) -> None:
+        """Read what has waited for a turn."""
+        self._is_waiting = False
+        if not (self.paused or self._ended):
+            held, self._held = self._held, b""
+            self._read(held)
 
     def _read_whole_frames(self, data: bytes, start: int, end: int) -> int:
         """
@@ -248,7 +276,7 @@ class WebSocketConnection:
             end: Length of ``data``.
 
         Returns:
-            Where the first frame begins that isn't.
+            Where the first frame begins that isn't; ``end`` when all is over.
         """
         user = self._user
         while start + 6 <= end:
@@ -285,10 +313,10 @@ class WebSocketConnection:
                     message = self._inflate(first, payload)
                 except UnicodeDecodeError:
                     self._fail(1007, "The text is no UTF-8.")
-                    return finish
+                    return end
                 except WebSocketFailed as failure:
                     self._fail(failure.code, failure.reason)
-                    return finish
+                    return end
             elif first == _PONG and size < 126:
                 start = finish
                 continue
@@ -334,6 +362,7 @@ class WebSocketConnection:
     def message_received(self, message: str | bytes) -> None:
         """Pass on a message, unless we have said that we take no more."""
         if not self.closing:
+            self._has_delivered = True
             self._user.message_received(message)
 
     def write(self, data: bytes) -> None:
@@ -426,12 +455,14 @@ class WebSocketConnection:
     def close(self, code: int, reason: str) -> None:
         """Send a Close frame and wait for the peer's."""
         self._send_close(code, reason)
-        self.resume()  # to find that among what is unread
-        self._expiry = self._wheel.clock() + self._context.settings.ws_close_timeout
+        timeout = self._context.settings.ws_close_timeout or inf
+        self._expiry = self._wheel.clock() + timeout
         self._watch()
+        self.resume()  # to find that among what is unread
 
     def _send_close(self, code: int, reason: str) -> None:
         self.closing = True
+        self._deadline = inf  # no Ping may follow
         autobahn = self._autobahn or self._borrow()
         autobahn.send_close(code, reason)
 
@@ -446,7 +477,9 @@ class WebSocketConnection:
         if self.paused:
             self.paused = False
             held, self._held = self._held, b""
-            if held and not self._ended:
+            if self._is_waiting:
+                self._held = held
+            elif held and not self._ended:
                 self._read(held)
             if not self.paused:
                 self.tunnel.resume_reading()

@@ -36,6 +36,8 @@ _TAIL = b"\x00\x00\xff\xff"
 _LARGEST_WINDOW_BITS = 15
 # zlib makes no raw DEFLATE with a window of 8 bits.
 _SMALLEST_WINDOW_BITS = 9
+# Blocks of one message that say they are the last; a client has use for one.
+_MOST_RESTARTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,14 @@ class Deflate:
         settings: Level and memory of the compressor, limit of messages.
     """
 
-    __slots__ = ("_compressor", "_inflated", "_inflater", "_parameters", "_settings")
+    __slots__ = (
+        "_compressor",
+        "_inflated",
+        "_inflater",
+        "_parameters",
+        "_restarts",
+        "_settings",
+    )
 
     EXTENSION_NAME = _NAME
 
@@ -146,7 +155,7 @@ class Deflate:
         self._settings = settings
         self._compressor: Any = None
         self._inflater: Any = None
-        self._inflated = 0
+        self._inflated = self._restarts = 0
 
     def compress(self, message: bytes) -> bytes:
         """Compress one message (RFC 7692 section 7.2.1)."""
@@ -178,7 +187,7 @@ class Deflate:
 
     def start_decompress_message(self) -> None:
         """Begin a message of the client."""
-        self._inflated = 0
+        self._inflated = self._restarts = 0
         if self._inflater is None:
             self._inflater = self._new_inflater()
 
@@ -195,17 +204,24 @@ class Deflate:
         Raises:
             WebSocketFailed: As :meth:`inflate`.
         """
+        piece = self._inflate_piece(data)
+        while self._inflater.eof and self._inflater.unused_data:
+            # RFC 7692 section 7.2.3.4: a message may have a block which says that
+            # it is the last one. zlib takes it for the end of all. Each takes a
+            # new context and a copy of the rest, so they are counted.
+            self._restarts += 1
+            if self._restarts > _MOST_RESTARTS:
+                raise WebSocketFailed(1007, "The compressed data ends too often.")
+            rest = self._inflater.unused_data
+            self._inflater = self._new_inflater()
+            piece += self._inflate_piece(rest)
+        return piece
+
+    def _inflate_piece(self, data: bytes) -> bytes:
         limit = self._settings.websocket_max_message_size
         most = limit - self._inflated + 1 if limit else 0
-        inflater = self._inflater
         try:
-            piece: bytes = inflater.decompress(data, most)
-            if inflater.eof and inflater.unused_data:
-                # RFC 7692 section 7.2.3.4: a message may end with a block which
-                # says that it is the last one. zlib takes it for the end of all.
-                rest = inflater.unused_data
-                self._inflater = self._new_inflater()
-                piece += self._inflater.decompress(rest, most)
+            piece: bytes = self._inflater.decompress(data, most)
         except zlib.error:
             raise WebSocketFailed(1007, "The compressed data is invalid.") from None
         self._inflated += len(piece)
@@ -225,7 +241,8 @@ class Deflate:
         Raises:
             WebSocketFailed: As :meth:`inflate`.
         """
-        # What this yields is nothing, unless the message was cut short.
-        self.decompress_message_data(_TAIL)
+        # It belongs to an empty block, unless the message was cut short.
+        if self.decompress_message_data(_TAIL):
+            raise WebSocketFailed(1007, "The compressed data is incomplete.")
         if not self._parameters.client_takeover or self._inflater.eof:
             self._inflater = None

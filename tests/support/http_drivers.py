@@ -71,7 +71,10 @@ class Streams:
             exchanges=self.context,
             denials=replace(self.context, access_log=None),
             websockets=WebSocketContext(
-                WebSocketSettings(**(websocket or {})), 60.0, self.wheel
+                WebSocketSettings(**(websocket or {})),
+                60.0,
+                self.wheel,
+                loop.call_soon,
             ),
         )
         self.open_websocket = partial(WebSocketStream, websockets)
