@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from daphne_like.protocols.interfaces import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IProtocol, IPushProducer
 
-__all__ = ["Transport", "describe", "switch_protocol", "unsent_bytes"]
+__all__ = ["Transport", "close_writing", "describe", "switch_protocol", "unsent_bytes"]
 
 
 class Transport(Protocol):
@@ -60,6 +62,19 @@ def unsent_bytes(transport: Any) -> int:
     sent: int = getattr(transport, "offset", 0)
     waiting: int = getattr(transport, "_tempDataLen", 0)
     return sending - sent + waiting
+
+
+def close_writing(transport: Any) -> Callable[[], None] | None:
+    """
+    Return what closes our side and leaves the peer's open; None where it can't be.
+
+    Twisted's TLS has no such method, but passes on that of TCP below it, which
+    would end TLS without its own farewell (RFC 8446 section 6.1).
+    """
+    if not hasattr(type(transport), "loseWriteConnection"):
+        return None
+    close: Callable[[], None] = transport.loseWriteConnection
+    return close
 
 
 def switch_protocol(transport: Any, protocol: IProtocol) -> None:

@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IPushProduc
 from zope.interface import implementer
 
 from daphne_like.errors import RequestRejected
-from daphne_like.protocols.connections import describe, unsent_bytes
+from daphne_like.protocols.connections import close_writing, describe, unsent_bytes
 from daphne_like.protocols.http1_reader import FEED_BYTES, RequestReader
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
 from daphne_like.protocols.interfaces import RequestHead
@@ -273,7 +273,7 @@ class HTTP1Protocol:
         A socket that is closed with unread bytes is reset, and the peer drops
         the answer with it. RFC 9112 section 9.6: close the write side first.
         """
-        half_close = getattr(self.transport, "loseWriteConnection", None)
+        half_close = close_writing(self.transport)
         if half_close is None:
             self._close()
             return

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IProtocol, IPushProducer
 from zope.interface import implementer
 
-from daphne_like.protocols.connections import switch_protocol, unsent_bytes
+from daphne_like.protocols.connections import (
+    close_writing,
+    switch_protocol,
+    unsent_bytes,
+)
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
@@ -152,7 +156,6 @@ class HTTP1Tunnel:
         """
         self._transport.unregisterProducer()
         self._wake()
-        close = getattr(self._transport, "loseWriteConnection", None)
-        (close or self._transport.loseConnection)()
+        (close_writing(self._transport) or self._transport.loseConnection)()
 
     abort = stop

@@ -140,6 +140,8 @@ class WebSocketConnection:
         "_frame_rest",
         "_has_delivered",
         "_held",
+        "_held_from",
+        "_is_lost",
         "_is_waiting",
         "_last_heard",
         "_least_compressed",
@@ -184,10 +186,12 @@ class WebSocketConnection:
         # Read, but not looked at: an incomplete head of a frame, or all that
         # came behind the last message which the user wanted.
         self._held = b""
+        self._held_from = 0
         self.paused = False
         # Messages were passed on by this read; the rest waits for a turn.
         self._has_delivered = False
         self._is_waiting = False
+        self._is_lost = False
         self.congested = False
         self.owed_pong: bytes | None = None
         # Nothing is read or written any more, once it has ended.
@@ -219,21 +223,22 @@ class WebSocketConnection:
         """Read the next bytes of the connection."""
         self._last_heard = self._wheel.now
         if self._held:
-            data = self._held + data
-            self._held = b""
+            data = self._held[self._held_from :] + data
+            self._hold(b"", 0)
         if self.paused or self._is_waiting:
-            self._held = data
+            self._hold(data, 0)
         elif not self._ended:
-            self._read(data)
+            self._read(data, 0)
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes, start: int) -> None:
         """
         Read frames until the bytes end, the user has enough, or all is over.
 
         Whatever else follows messages waits for a turn of the loop, so that the
         application can answer them before a Close frame or a violation ends all.
         """
-        start, end = 0, len(data)
+        end = len(data)
+        self._has_delivered = False
         while start < end and not self.paused:
             if self._autobahn is None:
                 begin = start
@@ -241,7 +246,7 @@ class WebSocketConnection:
                 self._has_delivered |= start > begin
                 if start == end or self.paused:
                     break
-            if self._has_delivered:
+            if self._has_delivered and not self._is_lost:
                 self._is_waiting = True
                 self._context.call_soon(self._go_on)
                 break
@@ -256,15 +261,21 @@ class WebSocketConnection:
             self._pass_on(piece)
             if self._ended:
                 return
-        self._has_delivered = False
-        self._held = data[start:] if start else data
+        if start < end:
+            self._hold(data, start)
+
+    def _hold(self, data: bytes, start: int) -> None:
+        """Keep what is behind ``start`` for later."""
+        # Without a copy, as a peer may cause a great many of these in one read.
+        self._held, self._held_from = data, start
 
     def _go_on(self) -> None:
-        """Read what has waited for a turn."""
+        """Read what has been held, if it may be by now."""
         self._is_waiting = False
-        if not (self.paused or self._ended):
-            held, self._held = self._held, b""
-            self._read(held)
+        if self._held and not (self.paused or self._ended):
+            data, start = self._held, self._held_from
+            self._hold(b"", 0)
+            self._read(data, start)
 
     def _read_whole_frames(self, data: bytes, start: int, end: int) -> int:
         """
@@ -387,6 +398,8 @@ class WebSocketConnection:
         doesn't close its side then is cut.
         """
         self._forget(code, reason)
+        if self._is_lost:
+            return
         self._expiry = self._wheel.clock() + _LINGER_TIMEOUT
         self._watch()
         self.tunnel.end()
@@ -394,7 +407,7 @@ class WebSocketConnection:
     def _forget(self, code: int, reason: str) -> None:
         """Let go of all that an ended connection doesn't need."""
         self._ended = self.closing = True
-        self._held = b""
+        self._hold(b"", 0)
         self._frame_rest = 0
         self._deadline = self._expiry = inf
         self._give_back()
@@ -405,6 +418,11 @@ class WebSocketConnection:
     def connection_lost(self) -> None:
         """Learn that nothing can be read or written any more."""
         self._send_deadline = inf
+        self._is_lost = True
+        # What the peer sent before it left is worth having, and so is its Close.
+        self._write = _nowhere
+        self.paused = False
+        self._go_on()
         if not self._ended:
             self._forget(1006, "")
         self._wheel.remove(self)
@@ -468,7 +486,7 @@ class WebSocketConnection:
 
     def pause(self) -> None:
         """Take no further message for now."""
-        if not (self.paused or self.closing):
+        if not (self.paused or self.closing or self._is_lost):
             self.paused = True
             self.tunnel.pause_reading()
 
@@ -476,11 +494,8 @@ class WebSocketConnection:
         """Take messages again; what is held comes within this call."""
         if self.paused:
             self.paused = False
-            held, self._held = self._held, b""
-            if self._is_waiting:
-                self._held = held
-            elif held and not self._ended:
-                self._read(held)
+            if not self._is_waiting:
+                self._go_on()
             if not self.paused:
                 self.tunnel.resume_reading()
 
@@ -554,3 +569,7 @@ def _frame_size(data: bytes, start: int, end: int) -> int:
     if start + head + wide > end:
         return 0
     return head + wide + int.from_bytes(data[start + 2 : start + 2 + wide], "big")
+
+
+def _nowhere(data: bytes) -> None:
+    """Drop what would be written to a peer that has gone."""

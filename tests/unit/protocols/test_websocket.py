@@ -184,6 +184,11 @@ class Scene:
             self.connection.send(message, text=False)
 
     @property
+    def held(self) -> bytes:
+        """What was read and not looked at."""
+        return self.connection._held[self.connection._held_from :]
+
+    @property
     def lane(self) -> Any:
         """Autobahn's protocol, while it is needed."""
         return self.connection._autobahn
@@ -1114,7 +1119,7 @@ def test_reading_pauses_with_the_user_and_goes_on_with_it() -> None:
     scene.settle()
 
     assert "resume" == scene.tunnel.calls[-1]
-    assert b"" == scene.connection._held
+    assert b"" == scene.held
 
 
 def test_what_is_held_is_at_most_what_was_read() -> None:
@@ -1123,17 +1128,17 @@ def test_what_is_held_is_at_most_what_was_read() -> None:
     large = frame(BINARY, bytes(100_000))
     for at in range(0, len(large) - 1, 1000):
         scene.receive(large[at : at + 1000][: len(large) - 1 - at])
-        assert len(scene.connection._held) < 14
+        assert len(scene.held) < 14
     scene.receive(large[-1:])
 
     assert [bytes(100_000)] == scene.messages
-    assert b"" == scene.connection._held
+    assert b"" == scene.held
 
     scene.pause_at = 2
     rest = frame(TEXT, b"b") + frame(TEXT, b"c")
     scene.receive(frame(TEXT, b"a") + rest)
 
-    assert rest == scene.connection._held
+    assert rest == scene.held
 
 
 def test_reading_waits_for_a_turn_without_losing_the_order() -> None:
@@ -1166,14 +1171,34 @@ def test_an_application_can_answer_before_the_client_closes() -> None:
     assert (1005, "") == scene.ended
 
 
-def test_a_connection_that_is_lost_has_no_turn_any_more() -> None:
-    """What waits for a turn is forgotten when the connection is gone."""
+def test_what_a_client_sent_before_it_left_is_worth_having() -> None:
+    """Messages and the Close frame count although the connection is gone by then."""
     scene = Scene()
-    scene.read(frame(TEXT, b"a") + frame(PING, b"1"))
+    scene.read(
+        frame(TEXT, b"a")
+        + frame(PING, b"1")
+        + frame(TEXT, b"b")
+        + frame(PING, b"2")
+        + frame(TEXT, b"c")
+        + frame(CLOSE, close_payload(1000, "bye"))
+    )
     scene.connection.connection_lost()
     scene.settle()
 
+    assert ["a", "b", "c"] == scene.messages
     assert [] == scene.frames
+    assert (1000, "bye") == scene.ended
+    assert [] == scene.tunnel.calls
+
+
+def test_a_client_that_left_in_mid_message() -> None:
+    """What isn't complete is lost."""
+    scene = Scene()
+    scene.read(frame(TEXT, b"a") + frame(TEXT, b"b", fin=False))
+    scene.connection.connection_lost()
+    scene.settle()
+
+    assert ["a"] == scene.messages
     assert (1006, "") == scene.ended
 
 
