@@ -246,7 +246,9 @@ class WebSocketStream(Exchange):
         self._handshake = None
         self._context.wheel.remove(self)
         self._log("CONNECT")
-        self._sender.open_tunnel(fields, websocket)
+        sender = self._sender
+        del self._sender  # HTTP is over, and needs no memory any more
+        sender.open_tunnel(fields, websocket)
 
     def _accepted_fields(self, headers: Sequence[Header]) -> list[Header]:
         """Check the header fields for the answer; the server adds its own."""
@@ -267,7 +269,11 @@ class WebSocketStream(Exchange):
             ClientDisconnected: Nobody will get it.
         """
         # The way of all but the first and the last, without a look at the table.
-        if self._state is _OPEN and message.get("type") == "websocket.send":
+        if (
+            self._state is _OPEN
+            and type(message) is dict
+            and message.get("type") == "websocket.send"
+        ):
             pending = self._send_message(message)
             if pending is not None:
                 await pending

@@ -721,13 +721,13 @@ class HTTP1Protocol:
         self, head: RequestHead, fields: ResponseFields, end: bool
     ) -> bytes:
         """Decide whether the connection is closed after this response."""
+        if head.is_websocket:
+            # No tunnel, but an answer: it is the last one.
+            self._state = _State.ENDING if self._held else _State.LAST
         if fields.close or self._framing is _Framing.UNTIL_CLOSE:
             self._take_no_more()
         elif end and self._receiving is self._current and self._must_close_unread():
             self._state = _State.LAST
-        elif self._state is _State.UPGRADING:
-            # No tunnel, but an answer: it is the last one.
-            self._state = _State.ENDING if self._held else _State.LAST
         if self._state is not _READING and not (self._queue or self._rejection):
             return b"connection: close\r\n"
         if head.http_version == "1.0":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import hashlib
 import ipaddress
+import json
 import os
 import re
 import shlex
@@ -20,6 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
+import websockets
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -338,17 +341,28 @@ def test_a_body_beyond_the_limit_of_nginx_is_refused(site: Site) -> None:
     assert path not in site.server.log
 
 
-def test_a_request_for_an_upgrade_is_answered_without_one(site: Site) -> None:
-    """What nginx passes on for WebSockets does plain requests no harm."""
-    with site.client() as client:
-        asked = client.get(
-            "/scope", headers={"Connection": "Upgrade", "Upgrade": "websocket"}
-        )
-        after = client.get("/hello")
+def test_a_websocket(site: Site) -> None:
+    """It goes through, and the application knows of TLS and of the client."""
 
-    assert 200 == asked.status_code
-    assert ["upgrade", "websocket"] in asked.json()["headers"]
-    assert "hello \n" == after.text
+    async def talk() -> None:
+        url = site.url.replace("https:", "wss:")
+        async with websockets.connect(
+            f"{url}/chat", ssl=site.trust, proxy=None
+        ) as client:
+            told = json.loads(await client.recv())
+            assert ("/chat", "wss", "1.1") == (
+                told["path"],
+                told["scheme"],
+                told["http_version"],
+            )
+            assert "127.0.0.1" == told["client"][0]
+            for message in ("hello", b"x" * 500_000):
+                await client.send(message)
+                assert message == await client.recv()
+            await client.close(4000, "bye")
+            assert 4000 == client.close_code
+
+    asyncio.run(asyncio.wait_for(talk(), 20))
 
 
 def test_plain_http_leads_to_https(site: Site) -> None:

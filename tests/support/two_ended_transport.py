@@ -138,6 +138,10 @@ class TwoEndedTransport:
         """Forget the producer."""
         self._producer = None
 
+    def switch_protocol(self, protocol: IProtocol) -> None:
+        """Let another protocol have what arrives (see LoopTransport)."""
+        self._protocol = protocol
+
     def pauseProducing(self) -> None:
         """Read no more from the client."""
         self.reading_paused = True

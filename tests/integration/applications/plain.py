@@ -184,8 +184,21 @@ PATHS = {
 }
 
 
+async def tell_and_echo(scope: Any, receive: Any, send: Any) -> None:
+    """Send what the scope of a WebSocket says, then each message back."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    told = {name: scope[name] for name in ("path", "client", "scheme", "http_version")}
+    await send({"type": "websocket.send", "text": json.dumps(told)})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})
+
+
 async def plain(scope: Any, receive: Any, send: Any) -> None:
     """Serve the paths above, and the scope itself as JSON on all others."""
+    if scope["type"] == "websocket":
+        await tell_and_echo(scope, receive, send)
+        return
     if scope["type"] != "http":
         raise NotImplementedError(scope["type"])
     query = dict(parse_qsl(scope["query_string"].decode()))
