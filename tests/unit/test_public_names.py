@@ -43,6 +43,7 @@ PUBLIC_NAMES = {
         "WebSocketSettings",
         "read_toml",
     ],
+    "daphne_like.testing": ["WebSocketClient", "WebSocketClosed", "WebSocketRefused"],
     "daphne_like.listeners.endpoints": [
         "LoopPort",
         "SocketEndpoint",
