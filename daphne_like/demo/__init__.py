@@ -2,10 +2,11 @@
 The built-in demo: the ASGI application served when none is named.
 
 It turns each HTTP scope into one answer of a small set: a page which shows the
-scope and the request headers as the server delivered them, and the four
+scope and the request headers as the server delivered them, and the
 endpoints the page plays with (a paced or full-speed response, an upload which
 is counted and hashed but never kept, server-sent events, and the state of one
-of these streams). The page is one HTML document without any external resource;
+of these streams; an echo and a broadcast over WebSockets are in
+:mod:`~daphne_like.demo.websockets`). The page is one HTML document without any external resource;
 it is made by :mod:`~daphne_like.demo.page`. All its URLs are relative, so that
 it works under any ``root_path`` and behind a proxy which strips a prefix.
 
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
 from daphne_like.demo.page import Headers, Page, root_path
+from daphne_like.demo.websockets import WebSockets
 
 if TYPE_CHECKING:
     from daphne_like.asgi.types import Receive, Scope, Send
@@ -78,6 +80,18 @@ class DemoLimits:
 
     remembered_streams: int = 64
     """How many ended streams ``/status`` can still tell about."""
+
+    message_characters: int = 2000
+    """Longest text on a WebSocket; beyond it the close code is 1009."""
+
+    messages_per_second: float = 20.0
+    """How fast one WebSocket may talk; beyond it the close code is 1008."""
+
+    members: int = 200
+    """How many may be in ``/live`` at once; others are closed with 1013."""
+
+    unread_news: int = 256
+    """What ``/live`` holds for a slow reader, who is then closed with 1013."""
 
 
 class _BadQuery(ValueError):
@@ -266,6 +280,7 @@ class Demo:
         self._clock = clock
         self._page = Page()
         self._streams = _StreamRegistry(self._limits.remembered_streams)
+        self._websockets = WebSockets(self._limits, clock)
         self._started = clock()
         self._requests = 0
         self._received_bytes = 0
@@ -290,8 +305,7 @@ class Demo:
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close"})
+            await self._websockets.serve(_path_below_root(scope), receive, send)
         else:
             raise ValueError(f"the demo does not serve {scope['type']!r} scopes")
 

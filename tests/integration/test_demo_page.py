@@ -182,3 +182,37 @@ def test_a_file_is_uploaded(page: Page, tmp_path: Path) -> None:
 
     page.wait_for("upload-status", "The browser computes the same hash.")
     assert "6 B" == page.text("upload-bytes")
+
+
+def test_a_message_comes_back_over_a_websocket(page: Page) -> None:
+    """The echo answers, and the page tells how long it took; also ten at once."""
+    page.wait_for("echo-status", "Connected, compressed")
+    field = page.element("echo-text")
+    field.clear()
+    field.send_keys("Grüezi")
+    page.click("echo-button")
+
+    page.wait_for("echo-answer", "^Grüezi$")
+    page.wait_for("echo-time", r"^\d+\.\d ms$")
+    page.click("echo-burst")
+    page.wait_for("echo-answer", "^10 of 10$")
+    assert "11" == page.text("echo-count")
+
+
+def test_what_one_window_says_all_see(page: Page, server: ServerProcess) -> None:
+    """The broadcast reaches a second window, and tells when it has gone."""
+    page.wait_for("talk-members", "^1$")
+    first = page.browser.current_window_handle
+    page.browser.switch_to.new_window("window")
+    page.browser.get(server.url)
+    page.wait_for("talk-members", "^2$")
+    page.element("talk-text").send_keys("Hello to all")
+    page.click("talk-button")
+    page.wait_for("talk", "^You ?Hello to all$")
+    page.browser.close()
+    page.browser.switch_to.window(first)
+
+    page.wait_for("talk", r"^No\. \d+ ?Hello to all$")
+    page.wait_for("talk-members", "^1$")
+    page.click("talk-leave")
+    page.wait_for("talk-status", "Closed by this page: 1000 left")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from daphne_like.demo import Demo, DemoLimits, application
+from daphne_like.testing import WebSocketClient, WebSocketClosed
 
 Message = dict[str, Any]
 
@@ -767,9 +768,9 @@ class TestApplication:
         ] == client.sent
         assert json.loads(ask("/status", demo=demo).body)["uptime"] == 0.0
 
-    def test_refuses_websockets(self) -> None:
+    def test_refuses_websockets_elsewhere(self) -> None:
         """
-        A WebSocket is refused in the handshake, without an error.
+        A WebSocket at another path is refused in the handshake, without an error.
         """
         client = Client([{"type": "websocket.connect"}])
         scope = {**http_scope(), "type": "websocket"}
@@ -784,3 +785,141 @@ class TestApplication:
         client = Client()
         with pytest.raises(ValueError, match="'telepathy'"):
             asyncio.run(Demo()({"type": "telepathy"}, client.receive, client.send))
+
+
+# -- WebSockets ----------------------------------------------------------------
+
+
+class TestWebSockets:
+    """The echo and the broadcast."""
+
+    def test_the_echo(self) -> None:
+        """
+        Texts come back.
+        """
+
+        async def test() -> None:
+            async with WebSocketClient(Demo(), "/echo") as client:
+                for text in ("Hello", "ü", "x" * 2000):
+                    await client.send_text(text)
+                    assert text == await client.receive_text()
+
+        asyncio.run(test())
+
+    @pytest.mark.parametrize(
+        ("messages", "code"),
+        [(["x" * 2001], 1009), ([b"bytes"], 1008), (["x"] * 21, 1008)],
+        ids=["long", "bytes", "many"],
+    )
+    @pytest.mark.parametrize("path", ["/echo", "/live"])
+    def test_its_limits(
+        self, messages: list[str | bytes], code: int, path: str
+    ) -> None:
+        """
+        Who says too much is closed, and told why by the code.
+        """
+
+        async def test() -> None:
+            async with WebSocketClient(Demo(clock=Clock()), path) as client:
+                for message in messages:
+                    if isinstance(message, str):
+                        await client.send_text(message)
+                    else:
+                        await client.send_bytes(message)
+                with pytest.raises(WebSocketClosed) as closed:
+                    while True:
+                        await client.receive()
+            assert code == closed.value.code
+
+        asyncio.run(test())
+
+    def test_the_rate_recovers(self) -> None:
+        """
+        A client may go on when it has waited.
+        """
+        clock = Clock()
+
+        async def test() -> None:
+            async with WebSocketClient(Demo(clock=clock), "/echo") as client:
+                for _ in range(3):
+                    for _ in range(20):
+                        await client.send_text("x")
+                        await client.receive_text()
+                    clock.now += 1
+
+        asyncio.run(test())
+
+    def test_the_broadcast(self) -> None:
+        """
+        All who are there hear who comes, goes and speaks.
+        """
+        demo = Demo()
+
+        async def test() -> None:
+            async with WebSocketClient(demo, "/live") as first:
+                assert {"you": 1, "members": 1} == await first.receive_json()
+                async with WebSocketClient(demo, "/live") as second:
+                    joined = {"you": 2, "members": 2}
+                    assert joined == await first.receive_json()
+                    assert joined == await second.receive_json()
+                    await second.send_text("Hello")
+                    said = {"from": 2, "text": "Hello"}
+                    assert said == await first.receive_json()
+                    assert said == await second.receive_json()
+                assert {"members": 1} == await first.receive_json()
+
+        asyncio.run(test())
+
+    def test_members_are_bounded(self) -> None:
+        """
+        One too many is asked to come back later.
+        """
+        demo = Demo(DemoLimits(members=1))
+
+        async def test() -> None:
+            async with (
+                WebSocketClient(demo, "/live"),
+                WebSocketClient(demo, "/live") as second,
+            ):
+                with pytest.raises(WebSocketClosed) as closed:
+                    await second.receive()
+                assert 1013 == closed.value.code
+
+        asyncio.run(test())
+
+    def test_a_slow_member_is_let_go(self) -> None:
+        """
+        The others don't wait for one that does not read.
+        """
+        demo = Demo(DemoLimits(unread_news=2))
+
+        async def test() -> None:
+            release, closed = asyncio.Event(), asyncio.Event()
+            sent: list[Any] = []
+            events = [{"type": "websocket.connect"}]
+
+            async def receive() -> Any:
+                if events:
+                    return events.pop(0)
+                await closed.wait()
+                return {"type": "websocket.disconnect", "code": 1013}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+                if message["type"] == "websocket.send":
+                    await release.wait()
+                elif message["type"] == "websocket.close":
+                    closed.set()
+
+            scope = {**http_scope(path="/live"), "type": "websocket"}
+            slow = asyncio.ensure_future(demo(scope, receive, send))
+            async with WebSocketClient(demo, "/live") as quick:
+                for text in "abcdef":
+                    await quick.send_text(text)
+                    while (await quick.receive_json()).get("text") != text:
+                        pass
+                release.set()
+                await slow
+            assert {"type": "websocket.close", "code": 1013} in sent
+
+        asyncio.run(test())

@@ -481,6 +481,150 @@ class Upload {
   }
 }
 
+// WebSockets
+
+// One that is opened again after a pause when it breaks off, unless it was left.
+class Socket {
+  socket = null;
+  left = false;
+
+  constructor(name, controls) {
+    this.name = name;
+    this.controls = controls;
+    addEventListener("pagehide", () => this.leave());
+  }
+
+  leave() {
+    this.left = true;
+    this.socket?.close(1000, "left");
+  }
+
+  open() {
+    this.left = false;
+    const url = new URL(this.path, document.baseURI);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.socket = new WebSocket(url);
+    this.socket.addEventListener("open", () => this.opened());
+    this.socket.addEventListener("message", (event) => {
+      pulse("down");
+      this.received(event.data);
+    });
+    this.socket.addEventListener("close", (event) => this.closed(event));
+  }
+
+  enable(on) {
+    for (const id of this.controls) element(id).disabled = !on;
+  }
+
+  opened() {
+    this.enable(true);
+    const extensions = this.socket.extensions.includes("deflate") ? ", compressed" : "";
+    say(`${this.name}-status`, `Connected${extensions}.`, "good");
+  }
+
+  send(text) {
+    pulse("up");
+    this.socket.send(text);
+  }
+
+  closed({ code, reason }) {
+    this.enable(false);
+    const why = [code, reason].filter(Boolean).join(" ");
+    if (this.left) {
+      say(`${this.name}-status`, `Closed by this page: ${why}.`);
+      return;
+    }
+    say(`${this.name}-status`, `Closed: ${why}. Trying again.`, "bad");
+    setTimeout(() => this.left || this.open(), 2000);
+  }
+}
+
+class Echo extends Socket {
+  path = "echo";
+  count = 0;
+  best = Infinity;
+  sent = [];
+
+  constructor() {
+    super("echo", ["echo-text", "echo-button", "echo-burst"]);
+    this.open();
+    element("echo-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.say(element("echo-text").value);
+    });
+    element("echo-burst").addEventListener("click", () => {
+      for (let index = 1; index <= 10; index += 1) this.say(`${index} of 10`);
+    });
+  }
+
+  say(text) {
+    this.sent.push(performance.now());
+    this.send(text);
+  }
+
+  received(text) {
+    const took = performance.now() - this.sent.shift();
+    this.count += 1;
+    this.best = Math.min(this.best, took);
+    element("echo-answer").textContent = text;
+    element("echo-time").textContent = `${took.toFixed(1)} ms`;
+    element("echo-best").textContent = `${this.best.toFixed(1)} ms`;
+    element("echo-count").textContent = this.count.toLocaleString("en");
+  }
+
+  closed(event) {
+    this.sent = [];
+    super.closed(event);
+  }
+}
+
+const SHOWN = 3;
+
+class Talk extends Socket {
+  path = "live";
+  you = 0;
+  count = 0;
+
+  constructor() {
+    super("talk", ["talk-text", "talk-button", "talk-leave"]);
+    this.open();
+    element("talk-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const field = element("talk-text");
+      if (field.value) this.send(field.value);
+      field.value = "";
+    });
+    element("talk-leave").addEventListener("click", () => this.leave());
+  }
+
+  opened() {
+    this.you = 0;
+    super.opened();
+  }
+
+  received(data) {
+    const event = JSON.parse(data);
+    if (event.you && !this.you) {
+      this.you = event.you;
+      element("talk-you").textContent = `No. ${this.you}`;
+    }
+    if (event.members) element("talk-members").textContent = event.members;
+    if (event.from) this.show(event);
+  }
+
+  show({ from, text }) {
+    const line = document.createElement("li");
+    const who = document.createElement("b");
+    who.textContent = from === this.you ? "You" : `No. ${from}`;
+    line.append(who, text);
+    const list = element("talk");
+    list.append(line);
+    while (list.childElementCount > SHOWN) list.firstElementChild.remove();
+    this.count += 1;
+    element("talk-count").textContent = this.count.toLocaleString("en");
+  }
+}
+
 // The request
 
 function factRows() {
@@ -533,5 +677,7 @@ new Events();
 new Stoppable("stream", playStream);
 new Stoppable("pressure", playPressure);
 new Upload();
+new Echo();
+new Talk();
 element("request-button").disabled = false;
 element("request-button").addEventListener("click", askAgain);
