@@ -102,6 +102,8 @@ class Server(Service):
         connections: The live ones.
         listeners: The listening ports.
         failure: What kept the server from starting.
+        restarting: Another server takes over when this one stops: WebSockets are
+            closed with 1012, which asks clients to come back, instead of 1001.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Server(Service):
         self.connections = _Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
+        self.restarting = False
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
@@ -267,6 +270,7 @@ class Server(Service):
                     settings.http.timeout_send,
                     wheel,
                     loop.call_soon,
+                    lambda: 1012 if self.restarting else 1001,
                 ),
             )
             context = HTTP1Context(
@@ -400,13 +404,19 @@ class Server(Service):
         if self.failure is not None:
             sys.exit(getattr(self.failure, "exit_status", 1))
 
-    def stop(self) -> None:
-        """Drain and stop; from any thread (the counterpart of :meth:`run`)."""
+    def stop(self, *, restarting: bool = False) -> None:
+        """
+        Drain and stop; from any thread (the counterpart of :meth:`run`).
+
+        Args:
+            restarting: See the attribute.
+        """
         from twisted.internet import reactor
 
         core: Any = reactor
 
         def stop() -> None:
+            self.restarting = restarting
             with suppress(ReactorNotRunning):
                 core.stop()
 

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 from reprlib import repr as short_repr
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from daphne_like.asgi.applications import log_error
@@ -48,6 +50,13 @@ _logger = logging.getLogger("daphne_like.server")
 
 # RFC 9110 section 6.4.1: these have no content, whatever the application sends.
 _BODILESS = frozenset((204, 304))
+
+# What each exchange can use. The dicts inside are shared: they say nothing.
+_EXTENSIONS: dict[str, dict[str, object]] = {
+    "http.response.early_hint": {},
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+}
 
 # nginx's number for a client that left before it was answered; log only.
 _CLIENT_CLOSED_REQUEST = 499
@@ -86,7 +95,17 @@ class HTTPStream(Exchange):
         connection: Connection,
         sender: StreamSender,
     ) -> None:
-        super().__init__(context, head, connection, sender, _AWAITED)
+        # As Exchange does it, but without a call for each request.
+        self._context = context
+        self.head = head
+        self._connection = connection
+        self._sender = sender
+        self._started = monotonic()
+        self._state = _AWAITED
+        self._waiters = None
+        self.status = 0
+        self.covered_from = inf
+
         # The request's body, and whether its end was told the application.
         self._chunks: list[bytes] = []
         self._body_ended = not head.has_body
@@ -107,11 +126,7 @@ class HTTPStream(Exchange):
             return
         root_path = self._mount() if context.forwarded else context.root_path
         head = self.head
-        extensions: dict[str, dict[str, object]] = {
-            "http.response.early_hint": {},
-            "http.response.pathsend": {},
-            "http.response.zerocopysend": {},
-        }
+        extensions = _EXTENSIONS.copy()
         if head.http_version == "1.0":
             del extensions["http.response.early_hint"]
         elif head.accepts_trailers:

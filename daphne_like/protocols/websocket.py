@@ -92,12 +92,15 @@ class WebSocketContext:
         timeout_send: Seconds which a peer may take nothing; 0 for any time.
         wheel: Keeps the deadlines; its clock is the clock.
         call_soon: Calls a function when applications have had their turn.
+        drain_code: Tells the close code of a server that stops: 1001 when it goes
+            away, 1012 when another one takes over.
     """
 
     settings: WebSocketSettings
     timeout_send: float
     wheel: DeadlineWheel
     call_soon: Callable[[Callable[[], None]], object]
+    drain_code: Callable[[], int] = lambda: 1001
 
     def pool(self) -> AutobahnPool:
         """Return what lends Autobahn's protocols; it is loaded by the first call."""
@@ -441,10 +444,10 @@ class WebSocketConnection:
             self._send_deadline = self._wheel.clock() + timeout
             self._watch()
 
-    def drain(self, code: int = 1001) -> None:
-        """Close, for the server goes down (1001) or is replaced (1012)."""
+    def drain(self) -> None:
+        """Close, for the server stops."""
         if not self.closing:
-            self.close(code, "")
+            self.close(self._context.drain_code(), "")
 
     # -- Called by the user --------------------------------------------------
 

@@ -20,10 +20,16 @@ import aiohttp
 import httpx
 import pytest
 import websockets
+from selenium.webdriver import Chrome
 from server_process import Serve, ServerProcess
 from websocket_frames import close_payload, frame, read_frames
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
+
+# Selenium leaves sockets of its own to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 APPLICATION = "applications.websockets:application"
 MIB = 1024 * 1024
@@ -172,6 +178,56 @@ def test_messages_by_autobahn(url: str, server: ServerProcess) -> None:
     assert "True 3000 done\n" == run.stdout, run.stderr
 
 
+IN_BROWSER = """
+const [url, done] = arguments;
+const socket = new WebSocket(url);
+socket.binaryType = "arraybuffer";
+const random = new Uint8Array(65536);
+crypto.getRandomValues(random);
+const large = new Uint8Array(16 << 20);
+for (let at = 0; at < large.length; at += random.length) large.set(random, at);
+const messages = ["", "a", "grüezi ".repeat(20), "x".repeat(70000),
+  "日本".repeat(100000), "y".repeat(16 << 20), new ArrayBuffer(0), random, large];
+const same = (sent, got) => typeof sent === "string" ? sent === got
+  : new Uint8Array(sent).every((byte, at) => byte === new Uint8Array(got)[at])
+    && sent.byteLength === got.byteLength;
+let next = 0;
+socket.onopen = () => socket.send(messages[0]);
+socket.onmessage = ({ data }) => {
+  if (!same(messages[next], data)) return done(`message ${next} is another one`);
+  next += 1;
+  if (next < messages.length) socket.send(messages[next]);
+  else socket.close(4000, "enough");
+};
+socket.onclose = ({ code, reason, wasClean }) =>
+  done([next, code, reason, wasClean, socket.extensions.includes("deflate")]);
+"""
+
+CLOSED_IN_BROWSER = """
+const [url, done] = arguments;
+const socket = new WebSocket(url, ["one", "two"]);
+socket.onclose = ({ code, reason, wasClean }) =>
+  done([socket.protocol, code, reason, wasClean]);
+"""
+
+
+@pytest.mark.parametrize("deflate", [True, False])
+def test_messages_by_a_browser(serve: Serve, browser: Chrome, deflate: bool) -> None:
+    """A page of the server's opens WebSockets; either side closes."""
+    options = () if deflate else ("--no-ws-per-message-deflate",)
+    server = serve(APPLICATION, *LARGE, *options)
+    url = server.url.replace("http:", "ws:").rstrip("/")
+    browser.get(server.url)
+    browser.set_script_timeout(40)
+
+    told = browser.execute_async_script(IN_BROWSER, f"{url}/echo")
+    assert [9, 4000, "enough", True, deflate] == told
+    told = browser.execute_async_script(CLOSED_IN_BROWSER, f"{url}/close")
+    assert ["one", 4321, "grüezi", True] == told
+    browser.get("about:blank")
+    assert 0 == server.stop()
+
+
 # -- The handshake -------------------------------------------------------------
 
 
@@ -294,6 +350,53 @@ def test_a_stop_says_goodbye(serve: Serve) -> None:
 
     asyncio.run(asyncio.wait_for(talk(), 20))
     assert 0 == server.wait()
+
+
+EMBEDDED = """
+import sys, threading
+from applications.websockets import application
+from daphne_like import Server
+
+def tell():
+    print(server.listening_addresses[0][1], flush=True)
+
+server = Server(application, port=0, ready_callable=tell)
+
+def replace():
+    sys.stdin.readline()
+    server.stop(restarting=True)
+
+threading.Thread(target=replace, daemon=True).start()
+server.run()
+"""
+
+
+def test_a_server_that_is_replaced_says_so() -> None:
+    """A program that starts another server lets clients know: 1012."""
+    with subprocess.Popen(
+        [sys.executable, "-c", EMBEDDED],
+        cwd=Path(__file__).parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+
+        async def talk() -> None:
+            assert process.stdin is not None
+            async with websockets.connect(
+                f"ws://127.0.0.1:{port}/echo", proxy=None
+            ) as client:
+                process.stdin.write("\n")
+                process.stdin.flush()
+                with pytest.raises(ConnectionClosed) as closed:
+                    await client.recv()
+                assert closed.value.rcvd is not None
+                assert 1012 == closed.value.rcvd.code
+
+        asyncio.run(asyncio.wait_for(talk(), 20))
+        assert 0 == process.wait(20)
 
 
 def test_a_stop_cuts_a_client_that_does_not_answer(serve: Serve) -> None:

@@ -794,3 +794,61 @@ def test_a_broken_log_handler_does_not_stop_the_server(
         ("daphne_like.server", "WARNING"),
     ]
     assert "bad filter" in caplog.records[0].getMessage()
+
+
+# WebSockets
+
+SOCKET = FakeExchange(target=b"/chat?secret=1", status=101, duration=2.5)
+
+
+def websocket_lines(line_format: str) -> list[str]:
+    """What the life of a WebSocket writes to standard output."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        log = AccessLog("-", line_format, clock=lambda: NOW)
+        for event in ("CONNECTING", "CONNECT", "DISCONNECT"):
+            log.websocket_changed(SOCKET, event)
+        log.close()
+    return output.getvalue().splitlines()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_steps_of_a_websocket_look_as_in_daphne() -> None:
+    """A line for each, without the query, which Daphne leaves out."""
+    start = "127.0.0.1:50778 - - [20/Nov/2026:21:04:05] "
+
+    assert [
+        f'{start}"WSCONNECTING /chat" - -',
+        f'{start}"WSCONNECT /chat" - -',
+        f'{start}"WSDISCONNECT /chat" - -',
+    ] == websocket_lines("daphne")
+
+
+def test_other_formats_have_one_line_at_the_end() -> None:
+    """With the duration, and 101 for the status."""
+    (line,) = websocket_lines("json")
+    told = json.loads(line)
+    assert (101, 2500.0, "/chat", "secret=1") == (
+        told["status"],
+        told["duration_ms"],
+        told["path"],
+        told["query"],
+    )
+    assert ["101 2.500000"] == websocket_lines("%(s)s %(L)s")
+
+
+@pytest.mark.parametrize(("line_format", "count"), [("daphne", 3), ("json", 1)])
+def test_websockets_go_to_the_logger(
+    caplog: pytest.LogCaptureFixture, line_format: str, count: int
+) -> None:
+    """Records of WebSockets are like those of requests."""
+    with caplog.at_level(logging.INFO, "daphne_like.access"):
+        log = AccessLog("logger", line_format)
+        for event in ("CONNECTING", "CONNECT", "DISCONNECT"):
+            log.websocket_changed(SOCKET, event)
+    assert count == len(caplog.records)
+    assert "/chat" == caplog.records[-1].__dict__["path"]
+
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "daphne_like.access"):
+        AccessLog("logger", line_format).websocket_changed(SOCKET, "DISCONNECT")
+    assert [] == caplog.records

@@ -172,7 +172,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "ws_max_queue": 32,
         "ws_per_message_deflate": True,
         "ws_deflate_min_size": 128,
-        "ws_deflate_level": 1,
+        "ws_deflate_level": 3,
         "ws_deflate_window_bits": 12,
         "ws_deflate_memory_level": 5,
         "ws_deflate_context_takeover": True,
