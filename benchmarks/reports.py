@@ -211,7 +211,12 @@ def write_json(
     document = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "conditions": asdict(conditions),
+        # Without the places of the interpreters, whose versions follow.
+        "conditions": {
+            name: value
+            for name, value in asdict(conditions).items()
+            if not name.startswith("python")
+        },
         "versions": {
             "ours": _versions(conditions.python),
             "peers": _versions(conditions.python_of_peers),

@@ -230,7 +230,10 @@ def _write_json(
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"soak-{options.server}.json"
-    document = {"options": vars(options), "phases": [asdict(phase) for phase in phases]}
+    # Where Python is says something of the machine only.
+    private = ("python", "python_of_peers", "output")
+    told = {name: value for name, value in vars(options).items() if name not in private}
+    document = {"options": told, "phases": [asdict(phase) for phase in phases]}
     path.write_text(json.dumps(document, indent=2) + "\n")
     print(f"results are in {path}", file=sys.stderr)
 
