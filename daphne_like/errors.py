@@ -1,7 +1,8 @@
 """
 Every exception of the server, with the status a peer sees for it.
 
-What a peer does wrong becomes a :class:`RequestRejected`; what an application
+What a peer does wrong becomes a :class:`RequestRejected`, or in HTTP/2 an error of
+its stream or of the connection; what an application
 does wrong with a message becomes an :class:`InvalidMessage`; what goes wrong
 before serving becomes one clear line and an exit status.
 
@@ -13,12 +14,14 @@ from __future__ import annotations
 __all__ = [
     "ApplicationLoadError",
     "ClientDisconnected",
+    "ConnectionFailed",
     "InvalidMessage",
     "LifespanFailed",
     "ListenError",
     "RequestRejected",
     "SettingsError",
     "StartError",
+    "StreamFailed",
     "WebSocketFailed",
 ]
 
@@ -101,6 +104,36 @@ class WebSocketFailed(Exception):
 
     Attributes:
         code: The status code of the Close frame which the peer gets.
+        reason: One line for it; never holds anything the peer sent.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class StreamFailed(Exception):
+    """
+    The peer broke a rule on one stream (RFC 9113 section 5.4.2).
+
+    Attributes:
+        code: The error code of the RST_STREAM frame which the peer gets.
+        reason: One line for the log; never holds anything the peer sent.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class ConnectionFailed(Exception):
+    """
+    The peer broke a rule of the whole connection (RFC 9113 section 5.4.1).
+
+    Attributes:
+        code: The error code of the GOAWAY frame which the peer gets.
         reason: One line for it; never holds anything the peer sent.
     """
 

@@ -49,10 +49,11 @@ from daphne_like.listeners.endpoints import (
 )
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.logs import bridge_twisted_logging
+from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory
 from daphne_like.protocols.interfaces import LiveConnection
+from daphne_like.protocols.negotiation import HTTPFactory
 from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.settings import Settings
 
@@ -273,7 +274,7 @@ class Server(Service):
                     lambda: 1012 if self.restarting else 1001,
                 ),
             )
-            context = HTTP1Context(
+            context = HTTPContext(
                 open_stream=partial(HTTPStream, streams),
                 open_websocket=partial(WebSocketStream, websockets),
                 settings=settings.http,
@@ -281,6 +282,7 @@ class Server(Service):
                 wheel=wheel,
                 loop=loop,
                 connections=self.connections,
+                http2=settings.http2,
             )
             duties = [wheel.tick, headers.refresh]
             if access_log is not None:
@@ -289,7 +291,7 @@ class Server(Service):
             ending.push_async_callback(self._drain, manager)
             for text, endpoint in endpoints:
                 scheme = scheme_of(text)
-                factory = HTTP1Factory(replace(context, scheme=scheme))
+                factory = HTTPFactory(replace(context, scheme=scheme))
                 self.listeners.append(await _listen(text, endpoint, factory))
 
             self._announce(loop)
@@ -497,7 +499,7 @@ def _forwarded_policy(settings: ProxySettings) -> ForwardedPolicy | None:
 
 
 async def _listen(
-    text: str, endpoint: IStreamServerEndpoint, factory: HTTP1Factory
+    text: str, endpoint: IStreamServerEndpoint, factory: HTTPFactory
 ) -> IListeningPort:
     try:
         listening: Deferred[IListeningPort] = endpoint.listen(factory)

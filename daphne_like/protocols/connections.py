@@ -1,5 +1,5 @@
 """
-What protocols ask of the transport under them, whichever it is.
+What connections share, and what they ask of the transport under them.
 
 Twisted's transports and those of :mod:`daphne_like.listeners.transports` have
 the same methods, but for a few which Twisted's interfaces don't name. Those
@@ -11,16 +11,32 @@ Tests: ``tests/unit/protocols/test_connections.py``.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daphne_like.protocols.interfaces import Connection
+from daphne_like.settings import HTTP2Settings
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IProtocol, IPushProducer
 
-__all__ = ["Transport", "close_writing", "describe", "switch_protocol", "unsent_bytes"]
+    from daphne_like.protocols.deadlines import DeadlineWheel
+    from daphne_like.protocols.default_headers import DefaultHeaders
+    from daphne_like.protocols.interfaces import LiveConnection, OpenStream
+    from daphne_like.settings import HTTPSettings
+
+__all__ = [
+    "HTTPContext",
+    "Transport",
+    "close_writing",
+    "describe",
+    "http2_protocol",
+    "switch_protocol",
+    "unsent_bytes",
+]
 
 
 class Transport(Protocol):
@@ -37,6 +53,34 @@ class Transport(Protocol):
     # Their addresses are of several classes, told apart by their attributes.
     def getPeer(self) -> Any: ...
     def getHost(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPContext:
+    """
+    What the connections of one listener share, whichever HTTP version they speak.
+
+    Attributes:
+        open_stream: Makes the stream for a request.
+        open_websocket: Makes the stream for one that asks for a WebSocket.
+        settings: Limits and timeouts.
+        default_headers: Added to each response.
+        wheel: Keeps the deadlines; its clock is the clock.
+        loop: Makes the futures that ``send()`` waits for.
+        connections: The live ones; each adds and removes itself.
+        scheme: ``http`` or ``https``.
+        http2: Which versions are spoken, and what concerns HTTP/2 alone.
+    """
+
+    open_stream: OpenStream
+    open_websocket: OpenStream
+    settings: HTTPSettings
+    default_headers: DefaultHeaders
+    wheel: DeadlineWheel
+    loop: AbstractEventLoop
+    connections: set[LiveConnection]
+    scheme: str = "http"
+    http2: HTTP2Settings = field(default_factory=HTTP2Settings)
 
 
 def describe(transport: Transport, scheme: str) -> Connection:
@@ -84,3 +128,12 @@ def switch_protocol(transport: Any, protocol: IProtocol) -> None:
     else:
         # Twisted's own look it up for every read.
         transport.protocol = protocol
+
+
+def http2_protocol(context: HTTPContext) -> IProtocol:
+    """Make the protocol of a connection which speaks HTTP/2."""
+    # Imported with the first of them.
+    from daphne_like.protocols.http2 import HTTP2Protocol
+
+    protocol: IProtocol = HTTP2Protocol(context)
+    return protocol

@@ -15,45 +15,45 @@ Tests: ``tests/unit/protocols/test_http1.py``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, cast
 
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IPushProducer
+from twisted.internet.interfaces import IProtocol, IPushProducer
 from zope.interface import implementer
 
 from daphne_like.errors import RequestRejected
-from daphne_like.protocols.connections import close_writing, describe, unsent_bytes
+from daphne_like.protocols.connections import (
+    close_writing,
+    describe,
+    http2_protocol,
+    switch_protocol,
+    unsent_bytes,
+)
 from daphne_like.protocols.http1_reader import FEED_BYTES, RequestReader
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
 from daphne_like.protocols.interfaces import RequestHead
 from daphne_like.protocols.websocket_handshake import accept_key
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future
+    from asyncio import Future
     from collections.abc import Awaitable, Sequence
 
-    from twisted.internet.interfaces import IAddress, ITransport
+    from twisted.internet.interfaces import ITransport
     from twisted.python.failure import Failure
 
-    from daphne_like.protocols.connections import Transport
-    from daphne_like.protocols.deadlines import DeadlineWheel
-    from daphne_like.protocols.default_headers import DefaultHeaders
+    from daphne_like.protocols.connections import HTTPContext, Transport
     from daphne_like.protocols.interfaces import (
         Connection,
         Header,
-        LiveConnection,
-        OpenStream,
         ResponseFields,
         ResponseHead,
         Stream,
         TunnelUser,
     )
-    from daphne_like.settings import HTTPSettings
 
-__all__ = ["HTTP1Context", "HTTP1Factory", "HTTP1Protocol"]
+__all__ = ["HTTP1Protocol"]
 
 _STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii"))
@@ -101,32 +101,6 @@ class _Framing(Enum):
 
 _SIZED = _Framing.SIZED
 _CHUNKED = _Framing.CHUNKED
-
-
-@dataclass(frozen=True, slots=True)
-class HTTP1Context:
-    """
-    What the connections of one listener share.
-
-    Attributes:
-        open_stream: Makes the stream for a request.
-        open_websocket: Makes the stream for one that asks for a WebSocket.
-        settings: Limits and timeouts.
-        default_headers: Added to each response.
-        wheel: Keeps the deadlines; its clock is the clock.
-        loop: Makes the futures that ``send()`` waits for.
-        connections: The live ones; each adds and removes itself.
-        scheme: ``http`` or ``https``.
-    """
-
-    open_stream: OpenStream
-    open_websocket: OpenStream
-    settings: HTTPSettings
-    default_headers: DefaultHeaders
-    wheel: DeadlineWheel
-    loop: AbstractEventLoop
-    connections: set[LiveConnection]
-    scheme: str = "http"
 
 
 @implementer(IProtocol, IPushProducer)
@@ -180,7 +154,7 @@ class HTTP1Protocol:
         "transport",
     )
 
-    def __init__(self, context: HTTP1Context) -> None:
+    def __init__(self, context: HTTPContext) -> None:
         self._context = context
         self._limits = context.settings
         self._clock = context.wheel.clock
@@ -317,7 +291,7 @@ class HTTP1Protocol:
         try:
             head_begun = self._reader.feed(data)
         except RequestRejected as rejection:
-            self._refuse(rejection)
+            self._fail(rejection, b"")
             return
         if head_begun:
             self._expect_head()
@@ -344,7 +318,7 @@ class HTTP1Protocol:
                 if self._reader.feed(piece):
                     self._expect_head()
             except RequestRejected as rejection:
-                self._refuse(rejection)
+                self._fail(rejection, data[start:])
                 return
             if self._receiving is not None:
                 self._await_body()
@@ -357,6 +331,27 @@ class HTTP1Protocol:
                 return
         self._held = data[start:]
         self._pace_reading()
+
+    def _fail(self, rejection: RequestRejected, rest: bytes) -> None:
+        """Refuse what can't be parsed, unless it is HTTP/2 and that is spoken."""
+        begun, context = self._reader.http2, self._context
+        if begun and context.http2.http == "auto" and self._state is _READING:
+            # RFC 9113 section 3.3: with prior knowledge.
+            self._leave()
+            protocol = http2_protocol(context)
+            switch_protocol(self.transport, protocol)
+            protocol.makeConnection(cast("ITransport", self.transport))
+            protocol.dataReceived(begun + rest)
+        else:
+            self._refuse(rejection)
+
+    def _leave(self) -> None:
+        """Let another protocol have the connection."""
+        self._state = _State.CLOSED
+        self._context.connections.discard(self)
+        self._context.wheel.remove(self)
+        self._reader.close()
+        self._wake_senders()
 
     def _hold(self, data: bytes) -> None:
         """Keep what is meant for the tunnel, and let the peer wait with more."""
@@ -819,36 +814,15 @@ class HTTP1Protocol:
             % (accept_key(current.head), _encode(fields), context.default_headers.block)
         )
         held, self._held = self._held, b""
-        self._state, self._current = _State.CLOSED, None
+        self._current = None
         tunnel = HTTP1Tunnel(self.transport, user, context.connections, context.loop)
-        context.connections.discard(self)
-        context.wheel.remove(self)
-        self._reader.close()
-        self._wake_senders()
+        self._leave()
         user.opened(tunnel)
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resumeProducing()
         if held:
             user.data_received(held)
-
-
-@implementer(IProtocolFactory)
-class HTTP1Factory:
-    """Makes the protocol of each connection of a listener."""
-
-    def __init__(self, context: HTTP1Context) -> None:
-        self._context = context
-
-    def buildProtocol(self, addr: IAddress) -> HTTP1Protocol:
-        """Make the protocol of one connection (IProtocolFactory)."""
-        return HTTP1Protocol(self._context)
-
-    def doStart(self) -> None:
-        """Do nothing when a listener starts (IProtocolFactory)."""
-
-    def doStop(self) -> None:
-        """Do nothing when a listener stops (IProtocolFactory)."""
 
 
 def _encode_once(fields: ResponseFields) -> bytes:

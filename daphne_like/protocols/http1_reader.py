@@ -29,7 +29,9 @@ from httptools import (
 )
 
 from daphne_like.errors import RequestRejected
+from daphne_like.protocols.http2_frames import PREFACE
 from daphne_like.protocols.interfaces import RequestHead
+from daphne_like.protocols.request_rules import AUTHORITY, METHODS
 
 if TYPE_CHECKING:
     from daphne_like.settings import HTTPSettings
@@ -39,11 +41,6 @@ __all__ = ["FEED_BYTES", "RequestReader", "RequestSink"]
 FEED_BYTES = 16 * 1024
 """The most to feed at once outside a body, so that limits are seen in time."""
 
-_METHODS = {
-    name.encode(): name
-    for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-}
-
 # Fields that decide how a message is framed, routed or answered.
 _NOTED = frozenset(
     (
@@ -52,12 +49,6 @@ _NOTED = frozenset(
     )
 )
 
-# RFC 9112 section 3.2, RFC 3986 section 3.2.2: uri-host [ ":" port ]. Bytes
-# outside the grammar (space, slash, at-sign) have been used to reach other hosts.
-_HOST = re.compile(
-    rb"(?:\[[0-9A-Fa-fVv.:]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
-    rb"(?::[0-9]{0,5})?"
-)
 _ABSOLUTE_FORM = re.compile(
     rb"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.DOTALL | re.IGNORECASE
 )
@@ -113,6 +104,7 @@ class RequestReader:
         head_begun: Bytes of a head have arrived which isn't complete.
         upgraded: What follows the last head isn't HTTP: nothing may be fed.
         rest: Those bytes behind that head which were fed together with it.
+        http2: All bytes fed, when they begin as those of HTTP/2 do.
     """
 
     __slots__ = (
@@ -124,6 +116,7 @@ class RequestReader:
         "_dropped_bytes",
         "_dropped_fields",
         "_fault",
+        "_first_bytes",
         "_head",
         "_head_bytes",
         "_host",
@@ -141,6 +134,7 @@ class RequestReader:
         "_sink",
         "_unparsed_bytes",
         "head_begun",
+        "http2",
         "keep_alive",
         "rest",
         "upgraded",
@@ -155,6 +149,8 @@ class RequestReader:
         self.head_begun = False
         self.upgraded = False
         self.rest = b""
+        self.http2 = b""
+        self._first_bytes = b""
         self._completed = 0
         self._host = b""
         self._host_seen = False
@@ -276,6 +272,10 @@ class RequestReader:
                 return RequestRejected(400, "This is not HTTP.")
             # RFC 9110 section 9.1: 501 to a method the server doesn't recognize.
             return RequestRejected(501, "The method is not implemented.")
+        if text == "Pause on PRI/Upgrade" and not self._completed:
+            begun = self._first_bytes + data
+            if begun.startswith(PREFACE):
+                self.http2 = begun
         if text in ("Invalid HTTP version", "Pause on PRI/Upgrade"):
             return RequestRejected(505, "The HTTP version is not supported.")
         return RequestRejected(400, f"{text}.")
@@ -358,7 +358,7 @@ class RequestReader:
             # RFC 9112 section 3.2: 400 to more than one Host, or an invalid one.
             if self._host_seen:
                 self._reject(400, "There is more than one Host.")
-            if value != self._host and not _HOST.fullmatch(value):
+            if value != self._host and not AUTHORITY.fullmatch(value):
                 self._reject(400, "The Host is invalid.")
             self._host_seen = True
             self._host = value
@@ -384,7 +384,7 @@ class RequestReader:
         head, parser = self._head, self._parser
         assert head is not None
         method = parser.get_method()
-        head.method = _METHODS.get(method) or self._other_method(method)
+        head.method = METHODS.get(method) or self._other_method(method)
         self.keep_alive = keep_alive = parser.should_keep_alive()
         target = head.target
         if not (
@@ -473,7 +473,7 @@ class RequestReader:
         if (
             absolute is None
             or absolute[1][:1] in (b"", b":")
-            or not _HOST.fullmatch(absolute[1])
+            or not AUTHORITY.fullmatch(absolute[1])
         ):
             self._reject(400, "The request target is invalid.")
         # RFC 9112 section 3.2.2: the authority replaces Host.
@@ -533,6 +533,8 @@ class RequestReader:
                 if self._unparsed_bytes - paid > _LEAST_FRAMING_BYTES:
                     self._reject(400, "The chunked coding is too verbose.")
             return False
+        if not self._completed and len(self._first_bytes) < len(PREFACE):
+            self._first_bytes += data
         head = self._head
         limit = self._limits.limit_request_header
         if head is None and not self.head_begun and _BLANK_LINES.fullmatch(data):

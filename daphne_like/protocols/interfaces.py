@@ -249,14 +249,13 @@ class StreamSender(Protocol):
 class Tunnel(Protocol):
     """
     Bytes both ways, over whichever HTTP version (RFC 9110 section 7.8, RFC 8441).
-
-    Attributes:
-        congested: The peer takes less than it is sent.
     """
 
-    congested: bool
+    # Properties, so that these may be an attribute, and the transport's own method.
+    @property
+    def congested(self) -> bool:
+        """Whether the peer takes less than it is sent."""
 
-    # A property, so that it may be the transport's own method.
     @property
     def write(self) -> Callable[[bytes], None]:
         """What sends bytes."""

@@ -26,9 +26,10 @@ from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.types import ASGIApplication
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
+from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.http1 import HTTP1Context, HTTP1Protocol
+from daphne_like.protocols.http1 import HTTP1Protocol
 from daphne_like.protocols.interfaces import Header
 from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.settings import HTTPSettings, WebSocketSettings
@@ -295,7 +296,7 @@ class HTTP1Connection:
         self._driver = driver
         self._parsed_bytes = 0
         self._end_parsed = False
-        context = HTTP1Context(
+        context = HTTPContext(
             open_stream=driver.streams.open_stream,
             open_websocket=driver.streams.open_websocket,
             settings=driver.settings,

@@ -23,9 +23,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from daphne_like.errors import RequestRejected
+from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.http1 import HTTP1Context, HTTP1Factory
 from daphne_like.protocols.http1_reader import RequestReader
 from daphne_like.protocols.interfaces import (
     Connection,
@@ -35,6 +35,7 @@ from daphne_like.protocols.interfaces import (
     ResponseFields,
     StreamSender,
 )
+from daphne_like.protocols.negotiation import HTTPFactory
 from daphne_like.settings import HTTPSettings
 
 __all__ = [
@@ -421,7 +422,7 @@ class MemoryConnection:
         self._deaf = deaf_to_pauses
         self._network: deque[bytes] = deque()
         self.connections = set() if connections is None else connections
-        context = HTTP1Context(
+        context = HTTPContext(
             open_stream=self._open_stream,
             open_websocket=self._open_stream,
             settings=HTTPSettings(**settings),
@@ -434,7 +435,7 @@ class MemoryConnection:
             scheme=scheme,
         )
         address = IPv4Address("TCP", "192.0.2.1", 1234)
-        self.protocol = HTTP1Factory(context).buildProtocol(address)
+        self.protocol = HTTPFactory(context).buildProtocol(address)
         self.protocol._reader = WatchedReader(HTTPSettings(**settings), self.protocol)
         self.protocol.makeConnection(cast("ITransport", self.transport))
 

@@ -11,7 +11,8 @@ from two_ended_transport import TwoEndedTransport
 from websocket_frames import Frame, close_payload, frame, read_frames
 
 from daphne_like.asgi.types import Receive, Scope, Send
-from daphne_like.protocols.http1 import HTTP1Context, HTTP1Protocol
+from daphne_like.protocols.connections import HTTPContext
+from daphne_like.protocols.http1 import HTTP1Protocol
 from daphne_like.protocols.interfaces import Header, LiveConnection
 from daphne_like.settings import HTTPSettings
 
@@ -70,7 +71,7 @@ class ServedWebSocket:
         self.app = self._applications[0]
         self.streams = streams or Streams(loop, self._run, **options)
         self.connections = set() if connections is None else connections
-        context = HTTP1Context(
+        context = HTTPContext(
             open_stream=self.streams.open_stream,
             open_websocket=self.streams.open_websocket,
             settings=settings or HTTPSettings(),

@@ -11,12 +11,14 @@ from daphne_like import errors
 from daphne_like.errors import (
     ApplicationLoadError,
     ClientDisconnected,
+    ConnectionFailed,
     InvalidMessage,
     LifespanFailed,
     ListenError,
     RequestRejected,
     SettingsError,
     StartError,
+    StreamFailed,
     WebSocketFailed,
 )
 
@@ -65,7 +67,12 @@ def test_a_rejection_knows_its_answer() -> None:
 def test_errors_survive_the_way_to_another_process(name: str) -> None:
     """Workers and live test servers report errors to the process above them."""
     kind: Any = getattr(errors, name)
-    coded = kind in (RequestRejected, WebSocketFailed)
+    coded = kind in (
+        ConnectionFailed,
+        RequestRejected,
+        StreamFailed,
+        WebSocketFailed,
+    )
     error = kind(400, "text") if coded else kind("text")
 
     copy = pickle.loads(pickle.dumps(error))

@@ -37,9 +37,10 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from daphne_like.protocols.http1 import HTTP1Factory, HTTP1Protocol
+from daphne_like.protocols.http1 import HTTP1Protocol
 from daphne_like.protocols.http1_reader import FEED_BYTES
 from daphne_like.protocols.interfaces import LiveConnection
+from daphne_like.protocols.negotiation import HTTPFactory
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 OK_CLOSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
@@ -139,7 +140,7 @@ def test_twisted_finds_the_interfaces_it_asks_for() -> None:
     assert verifyObject(IPushProducer, connection.protocol)
     assert connection.transport.producer is connection.protocol
 
-    factory = HTTP1Factory(connection.protocol._context)
+    factory = HTTPFactory(connection.protocol._context)
 
     assert verifyObject(IProtocolFactory, factory)
 
@@ -1631,7 +1632,7 @@ def test_a_slow_peer_on_a_transport_of_twisted_is_not_dropped(size: int) -> None
     aborts: list[str] = []
     descriptor.abortConnection = lambda: aborts.append("aborted")
     connection = MemoryConnection(timeout_send=60)
-    protocol = HTTP1Factory(connection.protocol._context).buildProtocol(
+    protocol = HTTPFactory(connection.protocol._context).buildProtocol(
         UNIXAddress(None)
     )
     protocol.makeConnection(descriptor)

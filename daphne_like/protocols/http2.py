@@ -1,0 +1,1183 @@
+"""
+HTTP/2: one connection, its frames, its streams.
+
+The connection reads frames, keeps the rules that concern all streams, and decides
+whose turn it is to send. All answers to one read leave in one write, and so do those
+which applications give within one turn of the loop.
+
+An error of one stream resets it; an error of the connection is told by GOAWAY, after
+which the connection is closed (section 5.4).
+
+Source: RFC 9113, RFC 8441 (WebSockets), RFC 9218 (priorities).
+
+Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_conformance.py``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from zope.interface import implementer
+
+from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
+from daphne_like.protocols.connections import close_writing, describe, unsent_bytes
+from daphne_like.protocols.hpack import Decoder, Encoder, HPACKError, encode_literal
+from daphne_like.protocols.http2_flood import Budget
+from daphne_like.protocols.http2_frames import (
+    DEFAULT_FRAME_BYTES,
+    DEFAULT_WINDOW,
+    FRAME_HEAD,
+    MOST_WINDOW,
+    PREFACE,
+    ErrorCode,
+    Flag,
+    FrameType,
+    SettingCode,
+    frame,
+    goaway_frame,
+    head_frames,
+    read_number,
+    read_settings,
+    reset_frame,
+    settings_frame,
+    window_update_frame,
+)
+from daphne_like.protocols.http2_heads import (
+    DEFAULT_PRIORITY,
+    STATIC_FIELDS,
+    Field,
+    HeadReader,
+    Priority,
+    ReadHead,
+    read_field,
+    read_priority,
+)
+from daphne_like.protocols.http2_stream import HTTP2Stream, StreamState
+from daphne_like.protocols.interfaces import RequestHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from twisted.internet.interfaces import ITransport
+    from twisted.python.failure import Failure
+
+    from daphne_like.protocols.connections import HTTPContext, Transport
+    from daphne_like.protocols.interfaces import (
+        Connection,
+        Header,
+        ResponseFields,
+        ResponseHead,
+    )
+
+__all__ = ["HTTP2Protocol"]
+
+# So many bytes of bodies leave in one write.
+_BATCH_BYTES = 64 * 1024
+# Request heads without a body, and response heads, that are kept for a connection;
+# and the longest block of a request that is.
+_MOST_HEADS = 64
+_MOST_BLOCK_BYTES = 512
+# Frames of one head, and what they may add up to beside the limit for its fields.
+_MOST_CONTINUATIONS = 256
+_BLOCK_SLACK_BYTES = 64 * 1024
+# Answers (to SETTINGS, PING and the like) that may wait for a peer which doesn't read,
+# before reading pauses.
+_MOST_ANSWERS = 128
+# Streams that were reset lately, whose frames may still be on their way.
+_MOST_REMEMBERED = 256
+# Priorities of requests which have not come yet (RFC 9218 section 7.1).
+_MOST_EARLY_PRIORITIES = 128
+# How long a peer may go on sending what nobody reads, so that it gets to reading why.
+_LINGER_TIMEOUT = 2.0
+# How long a client gets to answer that it knows of our leaving.
+_LEAVE_TIMEOUT = 1.0
+# Frames which cost nothing to send: at once, and in the long run. Each request and each
+# frame of a response pays for some, as clients give credit for what they receive.
+_MOST_IDLE_FRAMES = 1000
+_IDLE_FRAMES_PER_SECOND = 100.0
+_IDLE_FRAMES_PER_FRAME = 4
+# Requests which come to nothing: at once, and in the long run.
+_MOST_RESETS = 200
+_RESETS_PER_SECOND = 20.0
+
+_HEADERS = int(FrameType.HEADERS)
+_DATA = int(FrameType.DATA)
+# Of the flags of HEADERS: what asks for more than the fields to be read.
+_UNUSUAL = Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY
+
+_DRAIN_PING = b"draining"
+_KEEP_ALIVE_PING = b"are you?"
+
+
+class _State(Enum):
+    """What becomes of bytes that arrive."""
+
+    PREFACE = "the preface is awaited"
+    SETTINGS = "the first frame is awaited"
+    OPEN = "requests are read"
+    LEAVING = "requests are read which were sent before the client knew that we leave"
+    DRAINING = "no further request is taken"
+    CLOSING = "ignored; the end was announced"
+    CLOSED = "none arrive"
+
+
+_OPEN = _State.OPEN
+_TAKING = (_State.OPEN, _State.LEAVING)
+
+
+class _PartialHead:
+    """A head of which more fragments are to come (section 6.10)."""
+
+    __slots__ = ("ended", "failure", "fragments", "size", "stream")
+
+    def __init__(
+        self, stream: int, fragment: bytes, ended: int, failure: StreamFailed | None
+    ) -> None:
+        self.stream = stream
+        self.failure = failure
+        self.fragments = [fragment]
+        self.size = len(fragment)
+        self.ended = ended
+
+
+@implementer(IProtocol, IPushProducer)
+class HTTP2Protocol:
+    """
+    One connection.
+
+    Flow control towards applications: a stream's window is opened again as its
+    application takes the body, the connection's as any application does. An upload
+    which nobody reads holds no more than its own window.
+
+    Flow control towards the peer: what neither window lets go out, or what comes
+    while the transport is full, waits in its stream, whose application waits in
+    ``send()``. Streams take turns, a frame each, by their priority. Heads and answers
+    to control frames never wait; when too many of them have been written to a
+    transport that is full, reading pauses.
+
+    Deadlines are instants of the wheel's clock, ``inf`` when nothing is due; those of
+    single requests are the streams'.
+
+    Attributes:
+        streams: Those which are not over, by number.
+        send_window: Bytes which the peer takes now, on all streams.
+        most_frame_bytes: The longest payload which the peer takes.
+        congested: The transport is full.
+        round_trip: How long the peer took to answer to our settings, in seconds.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_blocks",
+        "_buffer",
+        "_connection",
+        "_context",
+        "_credit",
+        "_decoder",
+        "_early_priorities",
+        "_encoder",
+        "_flush_due",
+        "_head_deadline",
+        "_head_reader",
+        "_heads",
+        "_heard",
+        "_idle_budget",
+        "_idle_deadline",
+        "_last_paid",
+        "_last_stream",
+        "_most_streams",
+        "_opened_at",
+        "_out",
+        "_partial",
+        "_peer_window",
+        "_ping_deadline",
+        "_pumping",
+        "_reading",
+        "_reading_paused",
+        "_ready",
+        "_receive_window",
+        "_reset_budget",
+        "_reset_streams",
+        "_send_deadline",
+        "_skipped",
+        "_state",
+        "_transport",
+        "_unsent_bytes",
+        "_write",
+        "clock",
+        "congested",
+        "covered_from",
+        "default_headers",
+        "limits",
+        "loop",
+        "most_frame_bytes",
+        "most_stream_window",
+        "round_trip",
+        "send_window",
+        "streams",
+        "wheel",
+    )
+
+    def __init__(self, context: HTTPContext) -> None:
+        self._context = context
+        self.limits = context.settings
+        self.loop = context.loop
+        self.wheel = context.wheel
+        self.clock = context.wheel.clock
+        self.default_headers = context.default_headers
+        self._connection: Connection | None = None
+        self._state = _State.PREFACE
+        self.covered_from = inf
+
+        # Bytes in.
+        self._buffer = b""
+        self._partial: _PartialHead | None = None
+        self._head_reader = HeadReader(context.settings)
+        self._decoder = Decoder(read_field, STATIC_FIELDS)
+        # Heads that came before and mean the same again.
+        self._heads: dict[bytes, ReadHead] = {}
+        self._receive_window = DEFAULT_WINDOW
+        self._credit = context.http2.http2_connection_window - DEFAULT_WINDOW
+        self._reading = False
+        self._reading_paused = False
+        self._answers = 0
+
+        # Streams.
+        self.streams: dict[int, HTTP2Stream] = {}
+        self._most_streams = context.http2.http2_max_concurrent_streams
+        self.most_stream_window = max(
+            context.http2.http2_max_stream_window, context.http2.http2_stream_window
+        )
+        self._last_stream = 0
+        # Numbers which the peer has left out; and streams it may not know are over.
+        self._skipped: deque[range] = deque(maxlen=16)
+        self._reset_streams: dict[int, None] = {}
+        self._early_priorities: dict[int, Priority] = {}
+
+        # Bytes out.
+        self._out: list[bytes] = []
+        self._flush_due = False
+        self._encoder = Encoder()
+        self._blocks: dict[ResponseFields, tuple[int, bytes, bytes]] = {}
+        self.send_window = DEFAULT_WINDOW
+        self._peer_window = DEFAULT_WINDOW
+        self.most_frame_bytes = DEFAULT_FRAME_BYTES
+        self._ready: dict[int, deque[HTTP2Stream]] = {}
+        self._pumping = False
+        self.congested = False
+        self._unsent_bytes = 0
+
+        # Trouble, and time.
+        self._reset_budget = Budget(
+            "too many requests were reset", _MOST_RESETS, _RESETS_PER_SECOND, self.clock
+        )
+        self._idle_budget = Budget(
+            "too many frames without use",
+            _MOST_IDLE_FRAMES,
+            _IDLE_FRAMES_PER_SECOND,
+            self.clock,
+        )
+        self._last_paid = 0
+        self._opened_at = 0.0
+        self.round_trip = 0.0
+        self._heard = 0.0
+        self._idle_deadline = inf
+        self._head_deadline = inf
+        self._ping_deadline = inf
+        self._send_deadline = inf
+
+    # -- The life of the connection ------------------------------------------
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """Take the transport into use (IProtocol)."""
+        self._transport = cast("Transport", transport)
+        self._write = self._transport.write
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """Join the other connections, and send our settings."""
+        context, limit = self._context, self.limits.limit_connections
+        self._transport.registerProducer(self, True)
+        full = len(context.connections) >= limit > 0
+        context.connections.add(self)
+        self._opened_at = self.clock()
+        self._heard = self.wheel.now
+        options = context.http2
+        self.put(
+            settings_frame(
+                (
+                    (SettingCode.MAX_CONCURRENT_STREAMS, self._most_streams),
+                    (SettingCode.INITIAL_WINDOW_SIZE, options.http2_stream_window),
+                    (SettingCode.MAX_FRAME_SIZE, options.http2_max_frame_size),
+                    (SettingCode.MAX_HEADER_LIST_SIZE, self._head_reader.most_bytes),
+                    (SettingCode.ENABLE_CONNECT_PROTOCOL, 1),
+                    (SettingCode.NO_RFC7540_PRIORITIES, 1),
+                )
+            )
+        )
+        self._give_credit()
+        if full:
+            self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "too many connections"))
+            return
+        self._idle_deadline = self._after(self.limits.timeout_request_header)
+        self._watch(self._idle_deadline)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell the streams that the connection is gone (IProtocol)."""
+        self._state = _State.CLOSED
+        self._context.connections.discard(self)
+        self.congested = False
+        self._send_deadline = inf
+        self._fail_streams()
+        self._out.clear()
+        self.wheel.remove(self)
+
+    def drain(self) -> None:
+        """Take no further request; finish what was received, then close."""
+        if self._state in (_State.CLOSING, _State.CLOSED):
+            return
+        for stream in [*self.streams.values()]:
+            if stream.tunnel is not None:
+                stream.tunnel.drain()
+        if not self.streams:
+            self._say_goodbye()
+        elif self._state is _OPEN:
+            self._state = _State.LEAVING
+            # Section 6.8: requests may be on their way. When this PING is answered
+            # the client knows, and they have come.
+            self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
+            self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+
+    def stop(self) -> None:
+        """Close at once, whatever is in flight."""
+        if self._state is not _State.CLOSED:
+            self._transport.abortConnection()
+
+    def _say_goodbye(self) -> None:
+        """Close a connection on which nothing is in flight."""
+        self.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
+        self._close()
+
+    def _fail(self, failure: ConnectionFailed) -> None:
+        """End the connection for an error (section 5.4.1)."""
+        self.put(goaway_frame(self._last_stream, failure.code, failure.reason))
+        self._fail_streams()
+        self._close()
+
+    def _fail_streams(self) -> None:
+        for stream in [*self.streams.values()]:
+            stream.fail()
+        self._ready.clear()
+
+    def _close(self) -> None:
+        """Close when all is written, and leave the peer time to read it."""
+        self._state = _State.CLOSING
+        self._flush()
+        self._buffer, self._partial = b"", None
+        self._head_deadline = self._ping_deadline = inf
+        self._await_progress()
+        self._idle_deadline = self.clock() + _LINGER_TIMEOUT
+        self._watch(self._idle_deadline)
+        self._transport.unregisterProducer()
+        self.congested = False
+        # A socket that is closed with unread bytes is reset, and the peer drops what
+        # it has not read.
+        (close_writing(self._transport) or self._transport.loseConnection)()
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resumeProducing()
+
+    # -- Frames in -----------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Read frames, and answer them in one write (IProtocol)."""
+        state = self._state
+        if state is _State.CLOSING or state is _State.CLOSED:
+            return
+        self._heard = self.wheel.now
+        self._reading = True
+        try:
+            if self._buffer:
+                data = self._buffer + data
+            if state is _State.PREFACE:
+                data = self._read_preface(data)
+            self._read_frames(data)
+        except ConnectionFailed as failure:
+            self._fail(failure)
+        finally:
+            self._reading = False
+        if self._out:
+            self._flush()
+        if not self.streams:
+            self._rest()
+
+    def _read_preface(self, data: bytes) -> bytes:
+        """Read what a client begins with (section 3.4); return what is behind it."""
+        if not data.startswith(PREFACE):
+            if not PREFACE.startswith(data):
+                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the preface is wrong")
+            return data
+        self._state = _State.SETTINGS
+        return data[len(PREFACE) :]
+
+    def _read_frames(self, data: bytes) -> None:
+        """Read all frames that are complete, and keep the rest."""
+        position, end = 0, len(data)
+        unpack = FRAME_HEAD.unpack_from
+        most = self._context.http2.http2_max_frame_size
+        if self._state is _State.PREFACE:
+            end = 0
+        while end - position >= 9:
+            high, low, kind, flags, stream = unpack(data, position)
+            size = high << 8 | low
+            if size > most:
+                # Section 4.2.
+                raise ConnectionFailed(
+                    ErrorCode.FRAME_SIZE_ERROR, "a frame is too long"
+                )
+            start = position + 9
+            position = start + size
+            if position > end:
+                position = start - 9
+                break
+            payload = data[start:position]
+            if kind == _HEADERS and flags & _UNUSUAL == Flag.END_HEADERS:
+                if self._partial is not None or self._state is _State.SETTINGS:
+                    raise _out_of_order()
+                self._head_received(stream & MOST_WINDOW, payload, flags & 1)
+            else:
+                self._frame_received(kind, flags, stream & MOST_WINDOW, payload)
+            if self._state is _State.CLOSING:
+                return
+        self._buffer = data[position:] if position else data
+        self._expect_head()
+
+    def _expect_head(self) -> None:
+        """Limit the time for a head that has begun, and for any small frame."""
+        if self._partial is None and (
+            not self._buffer or (self._buffer[3:4] == b"\0" and self.streams)
+        ):
+            self._head_deadline = inf  # frames of bodies have a deadline of their own
+        elif self._head_deadline == inf:
+            self._head_deadline = self._after(self.limits.timeout_request_header)
+            self._watch(self._head_deadline)
+
+    def partial_bytes(self, stream: int) -> int:
+        """Count what has come of a DATA frame of ``stream`` that isn't complete."""
+        buffer = self._buffer
+        if len(buffer) >= 9 and buffer[3] == _DATA:
+            number = FRAME_HEAD.unpack_from(buffer)[4]
+            if number & MOST_WINDOW == stream:
+                return len(buffer)
+        return 0
+
+    def _frame_received(
+        self, kind: int, flags: int, stream: int, payload: bytes
+    ) -> None:
+        """Act on any frame."""
+        partial = self._partial
+        if partial is not None and (
+            kind != FrameType.CONTINUATION or stream != partial.stream
+        ):
+            raise _out_of_order()
+        if self._state is _State.SETTINGS:
+            # Section 3.4: the preface ends with SETTINGS.
+            if kind != FrameType.SETTINGS or flags & Flag.ACK:
+                raise _out_of_order()
+            self._state = _OPEN
+        handler = self._HANDLERS.get(kind)
+        if handler is None:
+            # Section 4.1: unknown types are ignored; not in any number.
+            self._spend_idle()
+            return
+        try:
+            handler(self, flags, stream, payload)
+        except StreamFailed as failure:
+            self._fail_stream(stream, failure)
+
+    def _spend_idle(self) -> None:
+        """Take note of a frame which is of no use by itself."""
+        if self._last_paid != self._last_stream:
+            earned = (self._last_stream - self._last_paid) * _IDLE_FRAMES_PER_FRAME
+            self._last_paid = self._last_stream
+            self._idle_budget.earn(earned)
+        self._idle_budget.spend()
+
+    # -- Requests ------------------------------------------------------------
+
+    def _headers_frame(self, flags: int, stream: int, payload: bytes) -> None:
+        """Take a head in the general form of section 6.2."""
+        fragment = _unpadded(flags, payload)
+        failure = None
+        if flags & Flag.PRIORITY:
+            if len(fragment) < 5:
+                raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "HEADERS is short")
+            if read_number(fragment) == stream:
+                # RFC 7540 section 5.3.1; its priorities are otherwise ignored.
+                failure = _depends_on_itself()
+            fragment = fragment[5:]
+        if not flags & Flag.END_HEADERS:
+            self._check_new(stream)
+            self._partial = _PartialHead(stream, fragment, flags & 1, failure)
+        else:
+            self._head_received(stream, fragment, flags & 1, failure)
+
+    def _continuation_frame(self, flags: int, stream: int, payload: bytes) -> None:
+        """Take another fragment of a head (section 6.10)."""
+        partial = self._partial
+        if partial is None:
+            raise _out_of_order()
+        partial.fragments.append(payload)
+        partial.size += len(payload)
+        # Attack: fragments without end.
+        if (
+            partial.size > self._head_reader.most_bytes + _BLOCK_SLACK_BYTES
+            or len(partial.fragments) > _MOST_CONTINUATIONS
+        ):
+            raise ConnectionFailed(ErrorCode.ENHANCE_YOUR_CALM, "a head is too long")
+        if flags & Flag.END_HEADERS:
+            self._partial = None
+            block = b"".join(partial.fragments)
+            self._head_received(stream, block, partial.ended, partial.failure)
+
+    def _check_new(self, stream: int) -> None:
+        if not stream & 1:
+            raise ConnectionFailed(
+                ErrorCode.PROTOCOL_ERROR, "HEADERS on a wrong stream"
+            )
+
+    def _head_received(
+        self,
+        stream: int,
+        block: bytes,
+        ended: int,
+        failure: StreamFailed | None = None,
+    ) -> None:
+        """Begin a request, or end one with trailers."""
+        if stream <= self._last_stream:
+            try:
+                self._trailers_received(stream, block, ended)
+            except StreamFailed as broken:
+                self._fail_stream(stream, broken)
+            return
+        self._check_new(stream)
+        if stream != self._last_stream + 2 and stream != 1:
+            # Section 5.1.1: the numbers left out are used up.
+            self._skipped.append(range(self._last_stream + 1, stream))
+        self._last_stream = stream
+        read = self._heads.get(block) if ended and failure is None else None
+        if read is None:
+            try:
+                read = self._read_head(block, ended)
+                if failure is not None:
+                    raise failure
+            except StreamFailed as broken:
+                self._fail_stream(stream, broken)
+                return
+            except RequestRejected as rejection:
+                self._reject(stream, rejection, ended)
+                return
+        if len(self.streams) >= self._most_streams or self._state not in _TAKING:
+            # Sections 5.1.2 and 8.7: it may be sent again, elsewhere.
+            self._fail_stream(
+                stream, StreamFailed(ErrorCode.REFUSED_STREAM, "too many streams")
+            )
+            return
+        self._open_stream(stream, read, ended)
+
+    def _open_stream(self, number: int, read: ReadHead, ended: int) -> None:
+        context, head = self._context, read.head
+        priority = read.priority
+        if self._early_priorities:
+            priority = self._early_priorities.pop(number, priority)
+        stream = HTTP2Stream(
+            self,
+            number,
+            self._peer_window,
+            priority,
+            StreamState.HALF_CLOSED_REMOTE if ended else StreamState.OPEN,
+        )
+        connection = self._connection or self._describe_connection()
+        open_stream = (
+            context.open_websocket if head.is_websocket else context.open_stream
+        )
+        stream.stream = open_stream(head, connection, stream)
+        self.streams[number] = stream
+        if not ended:
+            stream.expect_body(context.http2.http2_stream_window, read.length)
+        stream.start()
+
+    def _describe_connection(self) -> Connection:
+        self._connection = describe(self._transport, self._context.scheme)
+        return self._connection
+
+    def _read_head(self, block: bytes, ended: int) -> ReadHead:
+        """
+        Decode and check a head, and keep it if it can come again.
+
+        Raises:
+            ConnectionFailed: The block can't be decoded.
+            StreamFailed, RequestRejected: See :meth:`HeadReader.read`.
+        """
+        fields, total = self._decode(block)
+        self._head_reader.check_size(fields, total)
+        read = self._head_reader.read(fields, ended=bool(ended))
+        if ended and len(block) <= _MOST_BLOCK_BYTES:
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            self._heads[block] = read
+        return read
+
+    def _decode(self, block: bytes) -> tuple[list[Field], int]:
+        decoder = self._decoder
+        try:
+            decoded = decoder.decode(block, self._head_reader.most_bytes)
+        except HPACKError as error:
+            # Section 4.3: the connection's compression state is lost.
+            raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        if decoder.changed:
+            decoder.changed = False
+            self._heads.clear()
+        return decoded
+
+    def _reject(self, number: int, rejection: RequestRejected, ended: int) -> None:
+        """Answer what is no request for the application."""
+        if len(self.streams) >= self._most_streams or self._state not in _TAKING:
+            self.put(reset_frame(number, ErrorCode.REFUSED_STREAM))
+            self.was_reset(number)
+            return
+        self._reset_budget.spend()
+        stream = HTTP2Stream(
+            self,
+            number,
+            self._peer_window,
+            DEFAULT_PRIORITY,
+            StreamState.HALF_CLOSED_REMOTE if ended else StreamState.OPEN,
+        )
+        head = RequestHead(b"")
+        head.http_version = "2"
+        connection = self._connection or self._describe_connection()
+        stream.stream = self._context.open_stream(head, connection, stream)
+        self.streams[number] = stream
+        if not ended:
+            stream.expect_body(self._context.http2.http2_stream_window, -1)
+        stream.stream.reject(rejection)
+
+    def _trailers_received(self, number: int, block: bytes, ended: int) -> None:
+        """Take a second head on a stream: trailers, or an error."""
+        fields, _ = self._decode(block)
+        stream = self.streams.get(number)
+        if stream is None:
+            if number in self._reset_streams:
+                return
+            if any(number in numbers for numbers in self._skipped) or not number & 1:
+                # Section 5.1.1: numbers only grow.
+                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "an old stream number")
+            raise ConnectionFailed(ErrorCode.STREAM_CLOSED, "HEADERS after the end")
+        if stream.state is StreamState.HALF_CLOSED_REMOTE:
+            raise StreamFailed(ErrorCode.STREAM_CLOSED, "HEADERS after the end")
+        # Section 8.1. ASGI has no place for trailers of requests.
+        if not ended or any(pair[0][:1] == b":" for pair, _, _ in fields):
+            raise StreamFailed(ErrorCode.PROTOCOL_ERROR, "the trailers are malformed")
+        stream.remote_ended()
+
+    def _data_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Take a piece of a body (section 6.1)."""
+        if not number:
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "DATA without a stream")
+        size = len(payload)
+        self._receive_window -= size
+        if self._receive_window < 0:
+            raise ConnectionFailed(
+                ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window"
+            )
+        data = _unpadded(flags, payload) if flags & Flag.PADDED else payload
+        ended = bool(flags & Flag.END_STREAM)
+        if not data and not ended:
+            # Attack: frames which cost work and bring nothing.
+            self._spend_idle()
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.data_received(data, size, ended)
+            return
+        self._check_not_idle(number)
+        self.consumed(size)
+        if number not in self._reset_streams:
+            raise StreamFailed(ErrorCode.STREAM_CLOSED, "DATA after the end")
+
+    def _check_not_idle(self, number: int) -> None:
+        """Section 5.1: what concerns a stream can't come before it."""
+        if number > self._last_stream or not number & 1:
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the stream isn't open")
+
+    # -- The other frames ----------------------------------------------------
+
+    def _priority_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Check a PRIORITY frame, which means nothing any more (section 6.3)."""
+        self._spend_idle()
+        if not number:
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PRIORITY of no stream")
+        failure = None
+        if len(payload) != 5:
+            failure = StreamFailed(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes")
+        elif read_number(payload) == number:
+            failure = _depends_on_itself()
+        if failure is not None:
+            if number > self._last_stream:
+                # No stream is there that could be reset.
+                raise ConnectionFailed(failure.code, failure.reason)
+            raise failure
+
+    def _reset_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """End a stream for the peer (section 6.4)."""
+        _check_size(payload, 4)
+        self._check_not_idle(number)
+        stream = self.streams.get(number)
+        if stream is None:
+            self._spend_idle()
+            return
+        # Attack: rapid reset, CVE-2023-44487.
+        self._reset_budget.spend()
+        stream.fail()
+
+    def _settings_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Keep to the peer's settings from now on (section 6.5)."""
+        if number:
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        self._spend_idle()
+        if flags & Flag.ACK:
+            _check_size(payload, 0)
+            if not self.round_trip:
+                self.round_trip = self.clock() - self._opened_at
+            return
+        if len(payload) % 6:
+            raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS are cut off")
+        for code, value in read_settings(payload):
+            self._apply_setting(code, value)
+        self._answer(frame(FrameType.SETTINGS, Flag.ACK, 0))
+
+    def _apply_setting(self, code: int, value: int) -> None:
+        """Section 6.5.2; unknown ones are ignored."""
+        if code == SettingCode.HEADER_TABLE_SIZE:
+            self._encoder.resize(value)
+        elif code == SettingCode.INITIAL_WINDOW_SIZE:
+            self._resize_windows(value)
+        elif code == SettingCode.MAX_FRAME_SIZE:
+            if not DEFAULT_FRAME_BYTES <= value < 2**24:
+                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
+            self.most_frame_bytes = value
+        elif (
+            code
+            in (
+                SettingCode.ENABLE_PUSH,
+                SettingCode.ENABLE_CONNECT_PROTOCOL,
+                SettingCode.NO_RFC7540_PRIORITIES,
+            )
+            and value > 1
+        ):
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
+
+    def _resize_windows(self, size: int) -> None:
+        """Section 6.9.2: all streams' windows change, and may become negative."""
+        if size > MOST_WINDOW:
+            raise ConnectionFailed(ErrorCode.FLOW_CONTROL_ERROR, "a setting is wrong")
+        change = size - self._peer_window
+        self._peer_window = size
+        for stream in [*self.streams.values()]:
+            try:
+                stream.window_updated(change)
+            except StreamFailed as failure:
+                raise ConnectionFailed(failure.code, failure.reason) from None
+
+    def _push_promise_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Section 8.4: clients can't push."""
+        raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE by a client")
+
+    def _ping_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Answer, or take an answer (section 6.7)."""
+        if number:
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        _check_size(payload, 8)
+        self._spend_idle()
+        if not flags & Flag.ACK:
+            self._answer(frame(FrameType.PING, Flag.ACK, 0, payload))
+        elif payload == _DRAIN_PING:
+            self._state = _State.DRAINING
+            self.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
+            if not self.streams:
+                self._close()
+
+    def _goaway_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Finish what is in flight: the peer wants nothing more (section 6.8)."""
+        if number:
+            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < 8:
+            raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is cut off")
+        self._spend_idle()
+
+    def _window_update_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Send more (section 6.9)."""
+        _check_size(payload, 4)
+        self._spend_idle()
+        count = read_number(payload)
+        if not number:
+            if not count:
+                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a window grows by 0")
+            self.send_window += count
+            if self.send_window > MOST_WINDOW:
+                raise ConnectionFailed(
+                    ErrorCode.FLOW_CONTROL_ERROR, "the window is too large"
+                )
+            self._send_ready()
+            return
+        self._check_not_idle(number)
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        if not count:
+            raise StreamFailed(ErrorCode.PROTOCOL_ERROR, "a window grows by 0")
+        stream.window_updated(count)
+
+    def _priority_update_frame(self, flags: int, number: int, payload: bytes) -> None:
+        """Change a priority (RFC 9218 section 7.1)."""
+        if number:
+            raise ConnectionFailed(
+                ErrorCode.PROTOCOL_ERROR, "PRIORITY_UPDATE on a stream"
+            )
+        if len(payload) < 4:
+            raise ConnectionFailed(
+                ErrorCode.FRAME_SIZE_ERROR, "PRIORITY_UPDATE is cut off"
+            )
+        self._spend_idle()
+        target = read_number(payload)
+        if not target & 1:
+            raise ConnectionFailed(
+                ErrorCode.PROTOCOL_ERROR, "PRIORITY_UPDATE of no request"
+            )
+        priority = read_priority(payload[4:])
+        stream = self.streams.get(target)
+        if stream is not None:
+            self._prioritize(stream, priority)
+        elif (
+            target > self._last_stream
+            and len(self._early_priorities) < _MOST_EARLY_PRIORITIES
+        ):
+            self._early_priorities[target] = priority
+
+    _HANDLERS: ClassVar[dict[int, Callable[[HTTP2Protocol, int, int, bytes], None]]] = {
+        FrameType.DATA: _data_frame,
+        FrameType.HEADERS: _headers_frame,
+        FrameType.PRIORITY: _priority_frame,
+        FrameType.RST_STREAM: _reset_frame,
+        FrameType.SETTINGS: _settings_frame,
+        FrameType.PUSH_PROMISE: _push_promise_frame,
+        FrameType.PING: _ping_frame,
+        FrameType.GOAWAY: _goaway_frame,
+        FrameType.WINDOW_UPDATE: _window_update_frame,
+        FrameType.CONTINUATION: _continuation_frame,
+        FrameType.PRIORITY_UPDATE: _priority_update_frame,
+    }
+
+    # -- Streams -------------------------------------------------------------
+
+    def _fail_stream(self, number: int, failure: StreamFailed) -> None:
+        """
+        Reset a stream for an error of the peer (section 5.4.2).
+
+        Raises:
+            ConnectionFailed: It was one too many.
+        """
+        self.put(reset_frame(number, failure.code))
+        self.was_reset(number)
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.fail()
+        # Attack: MadeYouReset, CVE-2025-8671.
+        self._reset_budget.spend()
+
+    def was_reset(self, number: int) -> None:
+        """Remember a stream of which the peer may not know yet that it is over."""
+        streams = self._reset_streams
+        streams[number] = None
+        if len(streams) > _MOST_REMEMBERED:
+            del streams[next(iter(streams))]
+
+    def stream_closed(self, number: int) -> None:
+        """Forget a stream."""
+        self.streams.pop(number, None)
+        if not self.streams and not self._reading:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Wait for the next request, or close: nothing is in flight."""
+        if self._state is _OPEN:
+            self._idle_deadline = deadline = self._after(self.limits.timeout_keep_alive)
+            if deadline < self.covered_from:
+                self.wheel.schedule(self, deadline)
+        elif self._state is _State.LEAVING:
+            self._idle_deadline = self.clock() + _LEAVE_TIMEOUT
+            self._watch(self._idle_deadline)
+        elif self._state is _State.DRAINING:
+            self._close()
+
+    def consumed(self, count: int) -> None:
+        """Let the peer send ``count`` bytes more, on whichever stream."""
+        self._credit += count
+        if self._credit >= self._context.http2.http2_connection_window // 4:
+            self._give_credit()
+
+    def _give_credit(self) -> None:
+        if self._credit > 0:
+            self._receive_window += self._credit
+            self.put(window_update_frame(0, self._credit))
+            self._credit = 0
+
+    # -- Bytes out -----------------------------------------------------------
+
+    def put(self, data: bytes) -> None:
+        """Send with all that is sent in this turn of the loop."""
+        self._out.append(data)
+        if not self._reading and not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flush_due = False
+        self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out and self._state is not _State.CLOSED:
+            data = b"".join(out) if len(out) > 1 else out[0]
+            out.clear()
+            self._write(data)
+
+    def put_head(self, stream: int, block: bytes, flags: int) -> None:
+        """Send a head."""
+        most = self.most_frame_bytes
+        self.put(head_frames(FrameType.HEADERS, stream, block, flags, most))
+        if self.congested:
+            self._owe()
+
+    def put_fields(self, stream: int, fields: Iterable[Header], flags: int) -> None:
+        """Send a head of these fields."""
+        self.put_head(stream, self._encoder.encode(fields), flags)
+
+    def _answer(self, data: bytes) -> None:
+        """Answer a control frame."""
+        self.put(data)
+        if self.congested:
+            self._owe()
+
+    def _owe(self) -> None:
+        """Let a peer wait which asks on and on, and doesn't read the answers."""
+        self._answers += 1
+        if self._answers > _MOST_ANSWERS and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pauseProducing()
+
+    def encode_response(self, response: ResponseHead) -> bytes:
+        """Encode the head of a response, with the server's own fields."""
+        fields, defaults = response.fields, self.default_headers
+        known = self._blocks.get(fields)
+        if (
+            known is not None
+            and known[0] == response.status
+            and known[1] is defaults.block
+            and not self._encoder.changed
+        ):
+            block = known[2]
+        else:
+            block = self._encode_response(response)
+        length = response.content_length
+        if length is not None and length != fields.content_length:
+            block += encode_literal((b"content-length", b"%d" % length))
+        return block
+
+    def _encode_response(self, response: ResponseHead) -> bytes:
+        fields, defaults, encoder = (
+            response.fields,
+            self.default_headers,
+            self._encoder,
+        )
+        if encoder.changed:
+            # What was encoded before may name other fields now.
+            encoder.changed = False
+            self._blocks.clear()
+        added = defaults.fields
+        if fields.own_defaults:
+            added = [field for field in added if field[0] not in fields.own_defaults]
+        status = (b":status", b"%d" % response.status)
+        block = encoder.encode([status, *fields.headers, *added])
+        if len(self._blocks) >= _MOST_HEADS:
+            self._blocks.clear()
+        if not encoder.changed:
+            self._blocks[fields] = response.status, defaults.block, block
+        return block
+
+    # -- Whose turn it is (RFC 9218 section 10) ------------------------------
+
+    def send_soon(self, stream: HTTP2Stream) -> None:
+        """Give a stream its turn, now if nothing is in the way."""
+        if not stream.queued:
+            stream.queued = True
+            self._ready.setdefault(stream.priority.urgency, deque()).append(stream)
+        self._send_ready()
+
+    def _send_ready(self) -> None:
+        """Send as much of the bodies as the windows and the transport allow."""
+        if self._pumping:
+            return
+        self._pumping = True
+        ready, begun = self._ready, self.send_window
+        while ready and self.send_window > 0 and not self.congested:
+            urgency = min(ready)
+            line = ready[urgency]
+            stream = line[0]
+            if not stream.send_frame():
+                stream.queued = False
+                line.popleft()
+                if not line:
+                    del ready[urgency]
+            elif stream.priority.incremental:
+                line.rotate(-1)
+            if begun - self.send_window >= _BATCH_BYTES:
+                # The transport says here when it is full.
+                self._idle_budget.earn(_IDLE_FRAMES_PER_FRAME)
+                begun = self.send_window
+                self._flush()
+        self._pumping = False
+
+    def _prioritize(self, stream: HTTP2Stream, priority: Priority) -> None:
+        """Change whose turn it is."""
+        if stream.queued:
+            line = self._ready[stream.priority.urgency]
+            line.remove(stream)
+            if not line:
+                del self._ready[stream.priority.urgency]
+            stream.queued = False
+            stream.priority = priority
+            self.send_soon(stream)
+        stream.priority = priority
+
+    def pauseProducing(self) -> None:
+        """Learn that the transport's buffer is full (IPushProducer)."""
+        self.congested = True
+        self._await_progress()
+
+    def resumeProducing(self) -> None:
+        """Learn that the transport's buffer has room (IPushProducer)."""
+        self.congested = False
+        self._send_deadline = inf
+        self._answers = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resumeProducing()
+        self._send_ready()
+        self._flush()
+
+    def stopProducing(self) -> None:
+        """Learn that the transport is gone (IPushProducer)."""
+
+    # -- Deadlines -----------------------------------------------------------
+
+    def _after(self, timeout: float) -> float:
+        return self.clock() + timeout if timeout else inf
+
+    def _await_progress(self) -> None:
+        if self.limits.timeout_send:
+            self._unsent_bytes = unsent_bytes(self._transport)
+            self._send_deadline = self.clock() + self.limits.timeout_send
+            self._watch(self._send_deadline)
+
+    def _watch(self, deadline: float) -> None:
+        if deadline < self.covered_from:
+            self.wheel.schedule(self, deadline)
+
+    def next_deadline(self) -> float:
+        """Tell the earliest deadline (DeadlineHolder)."""
+        quiet = inf
+        if self.streams:
+            interval = self._context.http2.http2_ping_interval
+            if self._ping_deadline != inf:
+                quiet = self._ping_deadline
+            elif interval:
+                quiet = self._heard + interval
+        else:
+            quiet = self._idle_deadline
+        return min(quiet, self._head_deadline, self._send_deadline)
+
+    def deadline_passed(self, now: float) -> None:
+        """Act on the deadlines that have passed (DeadlineHolder)."""
+        if self._send_deadline <= now:
+            if unsent_bytes(self._transport) < self._unsent_bytes:
+                self._await_progress()  # slow, but alive
+            else:
+                self._transport.abortConnection()
+                return
+        if self._head_deadline <= now:
+            self._head_deadline = inf
+            self._fail(
+                ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame took too long")
+            )
+        elif self.streams:
+            self._check_alive(now)
+        elif self._idle_deadline <= now:
+            self._idle_deadline = inf
+            self._idled(now)
+        deadline = self.next_deadline()
+        if deadline != inf:
+            self._watch(deadline)
+
+    def _check_alive(self, now: float) -> None:
+        """Ask a silent peer whether it is there, and give up one that isn't."""
+        options = self._context.http2
+        if self._ping_deadline <= now:
+            if self._heard < self._ping_deadline - options.http2_ping_timeout:
+                self._transport.abortConnection()
+                return
+            self._ping_deadline = inf
+        elif (
+            self._ping_deadline == inf
+            and 0 < options.http2_ping_interval <= now - self._heard
+        ):
+            self._ping_deadline = now + options.http2_ping_timeout
+            self.put(frame(FrameType.PING, 0, 0, _KEEP_ALIVE_PING))
+
+    def _idled(self, now: float) -> None:
+        """End a connection on which nothing happens."""
+        if self._state is _State.CLOSING:
+            if unsent_bytes(self._transport):
+                self._idle_deadline = now + _LINGER_TIMEOUT
+            else:
+                self._transport.loseConnection()
+        elif self.congested:
+            self._idle_deadline = self._after(self.limits.timeout_keep_alive)
+        else:
+            self._say_goodbye()
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    """Take the padding off (sections 6.1, 6.2)."""
+    if not flags & Flag.PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the padding is too long")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def _check_size(payload: bytes, size: int) -> None:
+    if len(payload) != size:
+        raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "a frame has a wrong length")
+
+
+def _out_of_order() -> ConnectionFailed:
+    return ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame came out of order")
+
+
+def _depends_on_itself() -> StreamFailed:
+    return StreamFailed(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
