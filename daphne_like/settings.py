@@ -601,7 +601,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "app": "Application: what is served, and how it starts and stops",
     "bind": "Listening: where connections are taken from",
     "http": "HTTP: deadlines, limits (0 = none) and headers",
-    "http2": "HTTP versions, and flow control of HTTP/2",
+    "http2": "HTTP/2: which versions of HTTP are spoken, and flow control",
     "websocket": "WebSockets: deadlines, limits (0 = none) and compression",
     "proxy": "Proxies: whose forwarding headers are believed",
     "log": "Logs: what is written where",
