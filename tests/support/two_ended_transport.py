@@ -171,7 +171,8 @@ class TwoEndedTransport:
 
     def _later(self, call: Callable[..., object], *arguments: Any) -> None:
         self._loop.call_soon(call, *arguments)
-        self._loop.settle()
+        if not self._loop.is_running():  # as when the client answers by itself
+            self._loop.settle()
 
     def _deliver(self) -> None:
         while self._unread and not self.reading_paused and not self._lost:

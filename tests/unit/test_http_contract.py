@@ -29,6 +29,7 @@ from asgi_messages import (
     trailers,
 )
 from hand_application import HandApplication
+from http2_driver import HTTP2Driver
 from http_drivers import Driver, HTTP1Driver
 from recorded_log import RecordedLog
 from stepped_loop import SteppedLoop
@@ -57,7 +58,7 @@ class Serve(Protocol):
         """Take options of the driver."""
 
 
-@pytest.fixture(params=[HTTP1Driver], ids=["http1"])
+@pytest.fixture(params=[HTTP1Driver, HTTP2Driver], ids=["http1", "http2"])
 def serve(request: pytest.FixtureRequest, loop: SteppedLoop) -> Iterator[Serve]:
     """Serve an application over each HTTP version in turn."""
     drivers: list[Driver] = []
