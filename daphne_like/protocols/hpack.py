@@ -98,9 +98,8 @@ _STATIC: tuple[Header, ...] = (
 )
 _FIRST_DYNAMIC = len(_STATIC) + 1
 
-# Literals whose meaning is kept, for a connection; and the longest of them.
+# Literals whose meaning is kept, for a connection.
 _MOST_KEPT = 128
-_MOST_KEPT_BYTES = 256
 
 
 class HPACKError(ValueError):
@@ -137,6 +136,7 @@ class Decoder(Generic[Meaning]):
 
     __slots__ = (
         "_bytes",
+        "_indexed",
         "_known",
         "_limit",
         "_most_bytes",
@@ -157,7 +157,9 @@ class Decoder(Generic[Meaning]):
         self._table: deque[tuple[Header, Meaning, int]] = deque()
         self._bytes = 0
         self._limit = self._most_bytes = table_bytes
-        self._known: dict[bytes, tuple[Header, Meaning, int]] = {}
+        # Both tables in one, while it is right.
+        self._indexed: tuple[tuple[Header, Meaning, int], ...] = ()
+        self._known: dict[tuple[bytes, bytes], tuple[Header, Meaning, int]] = {}
         self.changed = False
 
     def decode(
@@ -181,30 +183,28 @@ class Decoder(Generic[Meaning]):
         """
         fields: list[tuple[Header, Meaning, int]] = []
         total, position, end = 0, 0, len(block)
-        static, table = self._static, self._table
+        indexed = self._indexed or self._list_indexed()
         while position < end:
             byte = block[position]
             if byte >= 0x80:
                 # Section 6.1: an indexed field.
-                index = byte & 0x7F
                 position += 1
+                index = byte & 0x7F
                 if index == 0x7F:
                     index, position = _read_integer(block, position, 0x7F)
-                try:
-                    if index >= _FIRST_DYNAMIC:
-                        field = table[index - _FIRST_DYNAMIC]
-                    elif index:
-                        field = static[index - 1]
-                    else:
-                        raise HPACKError("the index is 0")
-                except IndexError:
-                    raise HPACKError("there is no such index") from None
+                if not indexed:
+                    indexed = self._list_indexed()
+                if not 0 < index <= len(indexed):
+                    raise HPACKError("there is no such index")
+                field = indexed[index - 1]
             elif byte >= 0x40:
                 # Section 6.2.1: a literal that is added to the table.
                 field, position = self._read_literal(block, position, 0x3F)
                 self._insert(field)
+                indexed = ()
             elif byte >= 0x20:
                 position = self._resize(block, position, fields)
+                indexed = ()
                 continue
             else:
                 # Sections 6.2.2 and 6.2.3: a literal that isn't.
@@ -214,6 +214,11 @@ class Decoder(Generic[Meaning]):
                 fields.append(field)
         return fields, total
 
+    def _list_indexed(self) -> tuple[tuple[Header, Meaning, int], ...]:
+        """Put both tables into one (section 2.3.3), until the next insertion."""
+        self._indexed = (*self._static, *self._table)
+        return self._indexed
+
     def _read_literal(
         self, block: bytes, start: int, mask: int
     ) -> tuple[tuple[Header, Meaning, int], int]:
@@ -222,37 +227,45 @@ class Decoder(Generic[Meaning]):
         position = start + 1
         if index == mask:
             index, position = _read_integer(block, position, mask)
-        name_start = position
         if not index:
-            position = _skip_string(block, position)
-        value_start, position = position, _skip_string(block, position)
-        # A name from the table may be another one next time.
-        lasting = index < _FIRST_DYNAMIC and position - start <= _MOST_KEPT_BYTES
-        if lasting:
-            key = block[start:position]
-            known = self._known.get(key)
-            if known is not None:
-                return known, position
-        if not index:
-            name = _read_string(block, name_start, value_start)
+            name, position = _read_string(block, position)
         elif index < _FIRST_DYNAMIC:
             name = self._static[index - 1][0][0]
         else:
-            try:
-                name = self._table[index - _FIRST_DYNAMIC][0][0]
-            except IndexError:
-                raise HPACKError("there is no such index") from None
-        value = _read_string(block, value_start, position)
-        field = _entry(name, value, self._read_field)
-        if lasting:
+            indexed = self._indexed or self._list_indexed()
+            if index > len(indexed):
+                raise HPACKError("there is no such index")
+            name = indexed[index - 1][0][0]
+        value_start = position
+        try:
+            length = block[position]
+        except IndexError:
+            raise HPACKError("the block ends early") from None
+        position += 1 + (length & 0x7F)
+        if length & 0x7F == 0x7F or position > len(block):
+            value, position = _read_string(block, value_start)
+            return self._make(name, value), position
+        # With its name, since that of an index may be another one next time.
+        key = name, block[value_start:position]
+        known = self._known.get(key)
+        if known is None:
+            value = key[1][1:]
+            if length >= 0x80:
+                value = _decode_string(value)
+            known = self._make(name, value)
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
-            self._known[key] = field
-        return field, position
+            self._known[key] = known
+        return known, position
+
+    def _make(self, name: bytes, value: bytes) -> tuple[Header, Meaning, int]:
+        size = len(name) + len(value) + _ENTRY_BYTES
+        return (name, value), self._read_field(name, value), size
 
     def _insert(self, field: tuple[Header, Meaning, int]) -> None:
         """Add a field to the table (section 4.4); one larger than it empties it."""
         self.changed = True
+        self._indexed = ()
         size = field[2]
         self._evict(self._limit - size)
         if size <= self._limit:
@@ -276,6 +289,7 @@ class Decoder(Generic[Meaning]):
             raise HPACKError("the table's size is above what was agreed")
         self._limit = size
         self.changed = True
+        self._indexed = ()
         self._evict(size)
         return position
 
@@ -297,29 +311,24 @@ def _read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:
         raise HPACKError("the block ends early") from None
 
 
-def _skip_string(block: bytes, position: int) -> int:
-    """Find the end of a string literal (section 5.2)."""
+def _read_string(block: bytes, position: int) -> tuple[bytes, int]:
+    """Read a string literal (section 5.2)."""
     try:
-        length = block[position] & 0x7F
+        first = block[position]
     except IndexError:
         raise HPACKError("the block ends early") from None
+    length = first & 0x7F
     position += 1
     if length == 0x7F:
         length, position = _read_integer(block, position, 0x7F)
-    if position + length > len(block):
+    end = position + length
+    if end > len(block):
         raise HPACKError("the block ends early")
-    return position + length
+    text = block[position:end]
+    return (_decode_string(text) if first >= 0x80 else text), end
 
 
-def _read_string(block: bytes, start: int, stop: int) -> bytes:
-    """Read a string literal whose end is known."""
-    first = block[start]
-    start += 1
-    if first & 0x7F == 0x7F:
-        start = _read_integer(block, start, 0)[1]
-    text = block[start:stop]
-    if first < 0x80:
-        return text
+def _decode_string(text: bytes) -> bytes:
     try:
         return huffman_decode(text)
     except HuffmanError as error:

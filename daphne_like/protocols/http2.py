@@ -15,6 +15,7 @@ Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_conformance.py``.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from enum import Enum
 from math import inf
@@ -26,6 +27,7 @@ from zope.interface import implementer
 from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
 from daphne_like.protocols.connections import close_writing, describe, unsent_bytes
 from daphne_like.protocols.hpack import Decoder, Encoder, HPACKError, encode_literal
+from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
 from daphne_like.protocols.http2_flood import Budget
 from daphne_like.protocols.http2_frames import (
     DEFAULT_FRAME_BYTES,
@@ -205,6 +207,7 @@ class HTTP2Protocol:
         "_send_deadline",
         "_skipped",
         "_state",
+        "_templates",
         "_transport",
         "_unsent_bytes",
         "_write",
@@ -240,6 +243,8 @@ class HTTP2Protocol:
         self._decoder = Decoder(read_field, STATIC_FIELDS)
         # Heads that came before and mean the same again.
         self._heads: dict[bytes, ReadHead] = {}
+        # Those of blocks which differ in the target alone.
+        self._templates: dict[bytes, ReadHead] = {}
         self._receive_window = DEFAULT_WINDOW
         self._credit = context.http2.http2_connection_window - DEFAULT_WINDOW
         self._reading = False
@@ -623,6 +628,11 @@ class HTTP2Protocol:
             ConnectionFailed: The block can't be decoded.
             StreamFailed, RequestRejected: See :meth:`HeadReader.read`.
         """
+        key, target = _without_target(block) if ended else (b"", b"")
+        if key:
+            known = self._templates.get(key)
+            if known is not None:
+                return self._head_reader.with_target(known, _target(target))
         fields, total = self._decode(block)
         self._head_reader.check_size(fields, total)
         read = self._head_reader.read(fields, ended=bool(ended))
@@ -630,6 +640,10 @@ class HTTP2Protocol:
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
             self._heads[block] = read
+            if key:
+                if len(self._templates) >= _MOST_HEADS:
+                    self._templates.clear()
+                self._templates[key] = read
         return read
 
     def _decode(self, block: bytes) -> tuple[list[Field], int]:
@@ -642,6 +656,7 @@ class HTTP2Protocol:
         if decoder.changed:
             decoder.changed = False
             self._heads.clear()
+            self._templates.clear()
         return decoded
 
     def _reject(self, number: int, rejection: RequestRejected, ended: int) -> None:
@@ -1159,6 +1174,39 @@ class HTTP2Protocol:
             self._idle_deadline = self._after(self.limits.timeout_keep_alive)
         else:
             self._say_goodbye()
+
+
+# Indexed fields, then a literal :path which isn't added to the table, whose length is
+# one byte (RFC 7541 sections 6.1, 6.2.2): so clients mostly send what changes with each
+# request.
+_LITERAL_TARGET = re.compile(rb"[\x81-\xfe]{0,8}[\x04\x14][^\x7f\xff]", re.DOTALL)
+
+
+def _without_target(block: bytes) -> tuple[bytes, bytes]:
+    """
+    Split a block of the usual form.
+
+    Returns:
+        All but the literal of the target, and that literal; or nothing twice.
+    """
+    match = _LITERAL_TARGET.match(block)
+    if match is None:
+        return b"", b""
+    start = match.end()
+    stop = start + (block[start - 1] & 0x7F)
+    if stop > len(block):
+        return b"", b""
+    return block[: start - 1] + block[stop:], block[start - 1 : stop]
+
+
+def _target(literal: bytes) -> bytes:
+    """Read such a literal."""
+    if literal[0] < 0x80:
+        return literal[1:]
+    try:
+        return huffman_decode(literal[1:])
+    except HuffmanError as error:
+        raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:
