@@ -23,6 +23,7 @@ from math import inf
 from reprlib import repr as short_repr
 from time import monotonic
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from daphne_like.asgi.applications import log_error
 from daphne_like.asgi.exchange import Exchange, ExchangeState
@@ -30,7 +31,7 @@ from daphne_like.asgi.response_files import FilePart, opened
 from daphne_like.asgi.response_headers import read_trailers
 from daphne_like.asgi.scope import http_scope
 from daphne_like.errors import InvalidMessage, RequestRejected
-from daphne_like.protocols.interfaces import ResponseFields
+from daphne_like.protocols.interfaces import RequestHead, ResponseFields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from daphne_like.protocols.interfaces import (
         Connection,
         Header,
-        RequestHead,
         StreamSender,
     )
 
@@ -57,6 +57,10 @@ _EXTENSIONS: dict[str, dict[str, object]] = {
     "http.response.pathsend": {},
     "http.response.zerocopysend": {},
 }
+
+# What a path and a query may hold as it is (RFC 3986 section 3.3); and "%", since the
+# application may have encoded them.
+_TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"
 
 # nginx's number for a client that left before it was answered; log only.
 _CLIENT_CLOSED_REQUEST = 499
@@ -129,8 +133,11 @@ class HTTPStream(Exchange):
         extensions = _EXTENSIONS.copy()
         if head.http_version == "1.0":
             del extensions["http.response.early_hint"]
-        elif head.accepts_trailers:
-            extensions["http.response.trailers"] = {}
+        else:
+            if head.accepts_trailers:
+                extensions["http.response.trailers"] = {}
+            if head.http_version == "2" and self._sender.can_push:
+                extensions["http.response.push"] = {}
         scope = http_scope(head, self._connection, root_path, extensions)
         if context.state is not None:
             scope["state"] = context.state.copy()
@@ -356,6 +363,24 @@ class HTTPStream(Exchange):
             self._sender.send_informational(103, hints)
         return self._sender.drained() if self._sender.congested else None
 
+    def _push(self, message: Message) -> None:
+        """Have a further request answered, if the client takes it (push)."""
+        path = message.get("path")
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise InvalidMessage(
+                "http.response.push: path must be a string that begins with /, "
+                f"not {short_repr(path)}"
+            )
+        target = quote(path, safe=_TARGET_CHARACTERS).encode("ascii")
+        pushed = RequestHead(target)
+        pushed.method = "GET"
+        pushed.http_version = self.head.http_version
+        host = [field for field in self.head.headers if field[0] == b"host"]
+        fields = read_trailers(message.get("headers", ()))
+        pushed.headers = [*host, *fields]
+        if self._sender.can_push:
+            self._sender.push(pushed)
+
     # -- Files ---------------------------------------------------------------
 
     async def _path_send(self, message: Message) -> None:
@@ -565,6 +590,7 @@ _HELD = ExchangeState(
         body=HTTPStream._first_body,
         early_hint=HTTPStream._early_hint,
         pathsend=HTTPStream._path_send,
+        push=HTTPStream._push,
         zerocopysend=HTTPStream._zero_copy_send,
     ),
 )
@@ -573,6 +599,7 @@ _SENDING = ExchangeState(
     _in_http(
         body=HTTPStream._further_body,
         early_hint=HTTPStream._unheard_hint,
+        push=HTTPStream._push,
         zerocopysend=HTTPStream._zero_copy_send,
     ),
 )

@@ -154,11 +154,15 @@ class HTTP1Protocol:
         "transport",
     )
 
+    can_push = False
+
     def __init__(self, context: HTTPContext) -> None:
         self._context = context
         self._limits = context.settings
         self._clock = context.wheel.clock
-        self._reader = RequestReader(context.settings, self)
+        self._reader = RequestReader(
+            context.settings, self, takes_h2c=context.http2.h2c_upgrade
+        )
         self._keep_alive_timeout = context.settings.timeout_keep_alive or inf
         self._most_queued = context.settings.limit_pipelined_requests or inf
         self._state = _READING
@@ -345,6 +349,22 @@ class HTTP1Protocol:
         else:
             self._refuse(rejection)
 
+    def become_http2(self, head: RequestHead) -> None:
+        """Go on in HTTP/2 with the answer to ``head`` (RFC 7540 section 3.2)."""
+        from daphne_like.protocols.http2_upgrade import upgrade
+
+        self._write(
+            b"HTTP/1.1 101 Switching Protocols\r\n"
+            b"connection: Upgrade\r\nupgrade: h2c\r\n\r\n"
+        )
+        held, self._held = self._held, b""
+        self._current = None
+        self._leave()
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+        upgrade(self.transport, self._context, head, held)
+
     def _leave(self) -> None:
         """Let another protocol have the connection."""
         self._state = _State.CLOSED
@@ -368,6 +388,9 @@ class HTTP1Protocol:
         context = self._context
         if head.is_websocket:
             stream = context.open_websocket(head, connection, self)
+            self._state = _State.UPGRADING
+        elif self._reader.h2c:
+            stream = cast("Stream", _UpgradeToHTTP2(self, head))
             self._state = _State.UPGRADING
         else:
             stream = context.open_stream(head, connection, self)
@@ -648,6 +671,9 @@ class HTTP1Protocol:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._await_body()
 
+    def push(self, head: RequestHead) -> None:
+        """Do nothing: there are no pushes (StreamSender)."""
+
     def send_informational(self, status: int, headers: Sequence[Header]) -> None:
         """Send a 1xx head; RFC 9110 section 15.2: never to HTTP/1.0."""
         current = self._current
@@ -823,6 +849,20 @@ class HTTP1Protocol:
             self.transport.resumeProducing()
         if held:
             user.data_received(held)
+
+
+class _UpgradeToHTTP2:
+    """Stands in the queue for a request that is to be answered in HTTP/2."""
+
+    __slots__ = ("_protocol", "head")
+
+    def __init__(self, protocol: HTTP1Protocol, head: RequestHead) -> None:
+        self._protocol = protocol
+        self.head = head
+
+    def start(self) -> None:
+        """It is this request's turn."""
+        self._protocol.become_http2(self.head)
 
 
 def _encode_once(fields: ResponseFields) -> bytes:

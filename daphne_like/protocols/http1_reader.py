@@ -105,6 +105,8 @@ class RequestReader:
         upgraded: What follows the last head isn't HTTP: nothing may be fed.
         rest: Those bytes behind that head which were fed together with it.
         http2: All bytes fed, when they begin as those of HTTP/2 do.
+        h2c: The last head asks for HTTP/2 instead, and may have it: the same
+            as ``upgraded``.
     """
 
     __slots__ = (
@@ -117,6 +119,7 @@ class RequestReader:
         "_dropped_fields",
         "_fault",
         "_first_bytes",
+        "_h2c_asked",
         "_head",
         "_head_bytes",
         "_host",
@@ -132,7 +135,9 @@ class RequestReader:
         "_plain",
         "_repeated_head",
         "_sink",
+        "_takes_h2c",
         "_unparsed_bytes",
+        "h2c",
         "head_begun",
         "http2",
         "keep_alive",
@@ -140,8 +145,12 @@ class RequestReader:
         "upgraded",
     )
 
-    def __init__(self, limits: HTTPSettings, sink: RequestSink) -> None:
+    def __init__(
+        self, limits: HTTPSettings, sink: RequestSink, *, takes_h2c: bool = False
+    ) -> None:
         self._limits = limits
+        self._takes_h2c = takes_h2c
+        self._h2c_asked = False
         self._most_target_bytes = limits.limit_request_line or inf
         self._most_fields = limits.limit_request_fields or inf
         self._sink = sink
@@ -150,6 +159,7 @@ class RequestReader:
         self.upgraded = False
         self.rest = b""
         self.http2 = b""
+        self.h2c = False
         self._first_bytes = b""
         self._completed = 0
         self._host = b""
@@ -377,7 +387,9 @@ class RequestReader:
         elif name == b"te":
             head.accepts_trailers |= b"trailers" in _tokens(value)
         elif name == b"upgrade":
-            head.is_websocket |= b"websocket" in _tokens(value)
+            protocols = _tokens(value)
+            head.is_websocket |= b"websocket" in protocols
+            self._h2c_asked |= b"h2c" in protocols
 
     def on_headers_complete(self) -> None:
         """Check the head as a whole and pass it on."""
@@ -433,6 +445,14 @@ class RequestReader:
                 self.keep_alive = False
         if head.is_websocket:
             self._check_upgrade(head, version)
+        elif self._h2c_asked:
+            self._h2c_asked = False
+            if self._takes_h2c and version == "1.1" and not head.has_body:
+                # RFC 7540 section 3.2. A body would come before HTTP/2 begins.
+                settings = [n for n, _ in head.headers if n == b"http2-settings"]
+                if len(settings) == 1 and self._parser.should_upgrade():
+                    self.h2c = self.upgraded = True
+                    self.keep_alive = False
 
     def _check_upgrade(self, head: RequestHead, version: str) -> None:
         """Find whether a request with "Upgrade: websocket" is one for a WebSocket."""

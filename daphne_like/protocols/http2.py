@@ -111,6 +111,12 @@ _DATA = int(FrameType.DATA)
 # Of the flags of HEADERS: what asks for more than the fields to be read.
 _UNUSUAL = Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY
 
+_YES_OR_NO = (
+    SettingCode.ENABLE_PUSH,
+    SettingCode.ENABLE_CONNECT_PROTOCOL,
+    SettingCode.NO_RFC7540_PRIORITIES,
+)
+
 _DRAIN_PING = b"draining"
 _KEEP_ALIVE_PING = b"are you?"
 
@@ -190,7 +196,9 @@ class HTTP2Protocol:
         "_idle_budget",
         "_idle_deadline",
         "_last_paid",
+        "_last_pushed",
         "_last_stream",
+        "_most_pushed",
         "_most_streams",
         "_opened_at",
         "_out",
@@ -198,6 +206,7 @@ class HTTP2Protocol:
         "_peer_window",
         "_ping_deadline",
         "_pumping",
+        "_push_allowed",
         "_reading",
         "_reading_paused",
         "_ready",
@@ -258,6 +267,10 @@ class HTTP2Protocol:
             context.http2.http2_max_stream_window, context.http2.http2_stream_window
         )
         self._last_stream = 0
+        # Section 8.4: clients may forbid pushes, or allow so many at a time.
+        self._last_pushed = 0
+        self._push_allowed = context.http2.http2_push
+        self._most_pushed = self._most_streams
         # Numbers which the peer has left out; and streams it may not know are over.
         self._skipped: deque[range] = deque(maxlen=16)
         self._reset_streams: dict[int, None] = {}
@@ -330,6 +343,25 @@ class HTTP2Protocol:
             return
         self._idle_deadline = self._after(self.limits.timeout_request_header)
         self._watch(self._idle_deadline)
+
+    def begin_upgraded(self, head: RequestHead, settings: bytes) -> None:
+        """
+        Answer a request of HTTP/1.1 as the first stream (RFC 7540 section 3.2).
+
+        Args:
+            head: Of the request, which has no body.
+            settings: The client's, as the payload of a frame.
+        """
+        self._reading = True
+        try:
+            self._apply_settings(settings)
+            self._last_stream = 1
+            self._open_stream(1, ReadHead(head), ended=1)
+        except ConnectionFailed as failure:
+            self._fail(failure)
+        finally:
+            self._reading = False
+        self._flush()
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the streams that the connection is gone (IProtocol)."""
@@ -726,7 +758,7 @@ class HTTP2Protocol:
 
     def _check_not_idle(self, number: int) -> None:
         """Section 5.1: what concerns a stream can't come before it."""
-        if number > self._last_stream or not number & 1:
+        if number > (self._last_stream if number & 1 else self._last_pushed):
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the stream isn't open")
 
     # -- The other frames ----------------------------------------------------
@@ -769,11 +801,14 @@ class HTTP2Protocol:
             if not self.round_trip:
                 self.round_trip = self.clock() - self._opened_at
             return
+        self._apply_settings(payload)
+        self._answer(frame(FrameType.SETTINGS, Flag.ACK, 0))
+
+    def _apply_settings(self, payload: bytes) -> None:
         if len(payload) % 6:
             raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS are cut off")
         for code, value in read_settings(payload):
             self._apply_setting(code, value)
-        self._answer(frame(FrameType.SETTINGS, Flag.ACK, 0))
 
     def _apply_setting(self, code: int, value: int) -> None:
         """Section 6.5.2; unknown ones are ignored."""
@@ -785,16 +820,13 @@ class HTTP2Protocol:
             if not DEFAULT_FRAME_BYTES <= value < 2**24:
                 raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
             self.most_frame_bytes = value
-        elif (
-            code
-            in (
-                SettingCode.ENABLE_PUSH,
-                SettingCode.ENABLE_CONNECT_PROTOCOL,
-                SettingCode.NO_RFC7540_PRIORITIES,
-            )
-            and value > 1
-        ):
-            raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
+        elif code in _YES_OR_NO:
+            if value > 1:
+                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
+            if code == SettingCode.ENABLE_PUSH:
+                self._push_allowed = value == 1 and self._context.http2.http2_push
+        elif code == SettingCode.MAX_CONCURRENT_STREAMS:
+            self._most_pushed = min(value, self._most_streams)
 
     def _resize_windows(self, size: int) -> None:
         """Section 6.9.2: all streams' windows change, and may become negative."""
@@ -869,7 +901,7 @@ class HTTP2Protocol:
             )
         self._spend_idle()
         target = read_number(payload)
-        if not target & 1:
+        if not target & 1 and not 0 < target <= self._last_pushed:
             raise ConnectionFailed(
                 ErrorCode.PROTOCOL_ERROR, "PRIORITY_UPDATE of no request"
             )
@@ -898,6 +930,35 @@ class HTTP2Protocol:
     }
 
     # -- Streams -------------------------------------------------------------
+
+    def can_push(self, number: int) -> bool:
+        """Whether a push can be promised on this stream (section 8.4)."""
+        return self._push_allowed and number & 1 == 1 and self._state is _OPEN
+
+    def push(self, number: int, head: RequestHead) -> None:
+        """
+        Promise the answer to a request that wasn't made, and give it.
+
+        What the client can't take now isn't promised.
+        """
+        pushed = sum(1 for other in self.streams if not other & 1)
+        if not self.can_push(number) or pushed >= self._most_pushed:
+            return
+        self._last_pushed = promised = self._last_pushed + 2
+        host, *others = head.headers
+        block = self._encoder.encode(
+            [
+                (b":method", head.method.encode()),
+                (b":scheme", self._context.scheme.encode()),
+                (b":authority", host[1]),
+                (b":path", head.target),
+                *others,
+            ]
+        )
+        payload = promised.to_bytes(4, "big") + block
+        most = self.most_frame_bytes
+        self.put(head_frames(FrameType.PUSH_PROMISE, number, payload, 0, most))
+        self._open_stream(promised, ReadHead(head), ended=1)
 
     def _fail_stream(self, number: int, failure: StreamFailed) -> None:
         """

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from daphne_like.protocols.http2_heads import Priority
     from daphne_like.protocols.interfaces import (
         Header,
+        RequestHead,
         ResponseHead,
         Stream,
         TunnelUser,
@@ -413,6 +414,15 @@ class HTTP2Stream:
         """Send a further piece of the body, or queue it."""
         if body or end:
             self._queue(body, end)
+
+    @property
+    def can_push(self) -> bool:
+        """Whether the client takes pushes (StreamSender)."""
+        return self._connection.can_push(self.id)
+
+    def push(self, head: RequestHead) -> None:
+        """Answer another request, which wasn't made (StreamSender)."""
+        self._connection.push(self.id, head)
 
     def send_trailers(self, trailers: Sequence[Header]) -> None:
         """End the response with trailers (section 8.1)."""

@@ -189,6 +189,13 @@ class StreamSender(Protocol):
 
     congested: bool
 
+    @property
+    def can_push(self) -> bool:
+        """Whether :meth:`push` is there and the client wants it."""
+
+    def push(self, head: RequestHead) -> None:
+        """Answer ``head`` too, a request which the client hasn't made, if it can be."""
+
     def drained(self) -> Awaitable[None]:
         """Wait until the congestion is over or the connection is gone."""
 

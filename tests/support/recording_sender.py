@@ -9,6 +9,7 @@ from stepped_loop import SteppedLoop
 
 from daphne_like.protocols.interfaces import (
     Header,
+    RequestHead,
     ResponseHead,
     StreamSender,
     TunnelUser,
@@ -29,6 +30,7 @@ class RecordingSender(StreamSender):
             stream was told that its client has gone.
         holds_files: Files wait, until :meth:`release_file`.
         file_error: What sending a file raises.
+        pushes: Whether the client takes pushes.
     """
 
     def __init__(self, loop: SteppedLoop) -> None:
@@ -37,6 +39,7 @@ class RecordingSender(StreamSender):
         self._file = loop.create_future()
         self._began = False
         self.congested = False
+        self.pushes = False
         self.calls: list[tuple[object, ...]] = []
         self.body = b""
         self.consumed_bytes = 0
@@ -73,6 +76,16 @@ class RecordingSender(StreamSender):
         """Record; before the response only."""
         assert not self._began
         self._record("continue")
+
+    @property
+    def can_push(self) -> bool:
+        """Whether the client takes pushes."""
+        return self.pushes
+
+    def push(self, head: RequestHead) -> None:
+        """Record a request that is to be answered, too."""
+        assert not self.is_over
+        self.calls.append(("push", head.target, head.headers))
 
     def send_informational(self, status: int, headers: Sequence[Header]) -> None:
         """Record; before the response only."""
