@@ -70,6 +70,8 @@ __all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
+# What is spoken, by the setting.
+_VERSIONS = {"auto": "HTTP/1.1 and 2", "1.1": "HTTP/1.1", "2": "HTTP/2"}
 # A shorter wait needs no explanation.
 _NOTICED_WAIT = 0.5
 # How long cancelled applications get to end. The manager gives each of them up
@@ -379,6 +381,7 @@ class Server(Service):
 
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         kind = type(loop).__module__.partition(".")[0]
+        versions = _VERSIONS[self.settings.http2.http]
         for (text, _), port in zip(self._endpoints, self.listeners, strict=True):
             for address in _addresses(port):
                 if hasattr(address, "port"):
@@ -386,7 +389,7 @@ class Server(Service):
                     where = f"{scheme_of(text)}://{host}:{address.port}"
                 else:
                     where = f"unix:{os.fsdecode(address.name or b'')}"
-                _logger.info("Listening on %s (HTTP/1.1, %s)", where, kind)
+                _logger.info("Listening on %s (%s, %s)", where, versions, kind)
 
     # -- A process of its own --------------------------------------------------
 

@@ -46,6 +46,9 @@ class HTTPFactory:
 
     def acceptableProtocols(self) -> list[bytes]:
         """Tell the names for ALPN, best first (IProtocolNegotiationFactory)."""
+        if self._versions != "1.1":
+            # Most clients of a TLS listener will choose it: the first is not to wait.
+            import daphne_like.protocols.http2  # noqa: F401
         return _ALPN[self._versions]
 
     def build_negotiated(self, addr: IAddress, name: bytes | None) -> IProtocol:

@@ -176,7 +176,7 @@ def test_it_starts_and_stops(
     assert [True, True] == ready
     assert ["started", "answered", "stopped"] * 2 == site.events
     assert None is made.failure
-    assert f"INFO Listening on unix:{path} (HTTP/1.1, {loop})" in log.take(logging.INFO)
+    assert f"INFO Listening on unix:{path} (HTTP/1.1 and 2, {loop})" in log.take(logging.INFO)
 
 
 def test_addresses_of_all_kinds_are_announced(
@@ -195,9 +195,9 @@ def test_addresses_of_all_kinds_are_announced(
     loop.close()
 
     assert [
-        "INFO Listening on https://127.0.0.1:80 (HTTP/1.1, asyncio)",
-        "INFO Listening on https://[::1]:80 (HTTP/1.1, asyncio)",
-        "INFO Listening on unix:/run/x (HTTP/1.1, asyncio)",
+        "INFO Listening on https://127.0.0.1:80 (HTTP/1.1 and 2, asyncio)",
+        "INFO Listening on https://[::1]:80 (HTTP/1.1 and 2, asyncio)",
+        "INFO Listening on unix:/run/x (HTTP/1.1 and 2, asyncio)",
     ] == log.take(logging.INFO)
     assert [("127.0.0.1", 80), ("::1", 80)] == made.listening_addresses
 
