@@ -7,6 +7,7 @@ from http2_client import Peer
 from http2_frames import (
     END_HEADERS,
     END_STREAM,
+    INITIAL_WINDOW_BYTES,
     PADDED,
     ErrorCode,
     FrameType,
@@ -23,6 +24,8 @@ INITIAL_WINDOW_SIZE = Setting.INITIAL_WINDOW_SIZE
 
 # More open streams than this no server is asked to hold.
 _MOST_STREAMS = 1000
+# Nor is more than this sent, however large its windows are.
+_MOST_UPLOAD_BYTES = 4 * 1024 * 1024
 
 
 def _request_frame(peer: Peer, stream: int, *, end: bool = True) -> bytes:
@@ -405,14 +408,54 @@ def reset_of_a_response(peer: Peer) -> None:
     assert 95 == peer.window
 
 
-@case("6.4")
-def reset_of_an_upload(peer: Peer) -> None:
-    """Credit for what nobody will read comes back to the connection."""
-    for _ in range(8):
-        stream = peer.request(method=b"POST", end=False)
-        peer.upload(stream, bytes(16_384), end=False)
+@case("6.4", each=[b"/", b"/large"])
+def reset_of_an_upload(peer: Peer, path: bytes) -> None:
+    """The connection gets credit for what was sent of it, read or not."""
+    peer.grant(0, 100)
+    window = min(peer.send_window, _MOST_UPLOAD_BYTES)
+    for _ in range(5):
+        stream = peer.request(method=b"POST", path=path, end=False)
+        size = min(window, peer.stream_send_window(stream))
+        peer.upload(stream, bytes(size), end=False)
         peer.send(reset(stream))
         peer.expect_pong()
+    peer.grant(0, INITIAL_WINDOW_BYTES)
     stream = peer.request(method=b"POST", end=False)
-    peer.upload(stream, bytes(65_535))
+    peer.upload(stream, bytes(window))
     peer.expect_response(stream)
+
+
+# -- Streams that the server has reset ----------------------------------------
+
+
+@case("5.1")
+def what_crosses_a_refusal(peer: Peer) -> None:
+    """Frames that the client sent before it knew are no error, and are decoded."""
+    stream = peer.request((b"X-Upper", b"1"), method=b"POST", end=False)
+    peer.expect_stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+    peer.send_data(stream, bytes(1000))
+    trailers = peer.encode([(b"x-crossing", b"trailers")])
+    peer.send(window_update(stream, 1), headers(stream, trailers))
+    peer.expect_pong()
+    assert ErrorCode.PROTOCOL_ERROR == peer.response(stream).error
+    peer.expect_response(peer.request((b"x-crossing", b"trailers")))
+
+
+@case("5.1")
+def what_crosses_a_refusal_counts(peer: Peer) -> None:
+    """The connection gets credit for it, time and again."""
+    sent = 0
+    stream = peer.request((b"X-Upper", b"1"), method=b"POST", end=False)
+    peer.expect_stream_error(stream, ErrorCode.PROTOCOL_ERROR)
+    wanted = min(2 * peer.send_window, _MOST_UPLOAD_BYTES)
+    # As much as one window of the stream: so much may really have been on its way.
+    size = min(peer.sendable(stream), wanted)
+    peer.upload(stream, bytes(size), end=False)
+    sent += size
+    peer.expect_pong()
+    window = min(peer.server_settings.get(INITIAL_WINDOW_SIZE, 65_535), wanted)
+    while sent < wanted:
+        stream = peer.request(method=b"POST", end=False)
+        peer.upload(stream, bytes(window))
+        peer.expect_response(stream)
+        sent += window
