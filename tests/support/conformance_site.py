@@ -25,6 +25,8 @@ __all__ = ["HELLO", "LARGE_BYTES", "application"]
 HELLO = b"hello"
 LARGE_BYTES = 1024 * 1024
 
+_PIECE_BYTES = 64 * 1024
+
 _Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -38,7 +40,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         return
     path = scope["path"]
     if path == "/large":
-        await _answer(send, bytes(LARGE_BYTES))
+        await _answer_at_length(send)
         return
     body = await _read(receive)
     if path == "/":
@@ -87,6 +89,16 @@ async def _answer(
     start = {"type": "http.response.start", "status": status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body})
+
+
+async def _answer_at_length(send: Send) -> None:
+    """Answer in pieces, so that the client's window decides how long it takes."""
+    length = (b"content-length", b"%d" % LARGE_BYTES)
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    for _ in range(LARGE_BYTES // _PIECE_BYTES):
+        piece = bytes(_PIECE_BYTES)
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 async def _answer_with_trailers(send: Send) -> None:

@@ -67,26 +67,31 @@ class MemoryLink(Link):
 
     Args:
         loop: Runs the server.
-        protocol: The server's end.
         advance: Lets so many seconds pass.
         byte_by_byte: Let each byte arrive in a read of its own, but for the end of
             what is long.
+
+    Attributes:
+        client: The client's address.
     """
 
     def __init__(
         self,
         loop: SteppedLoop,
-        protocol: IProtocol,
         advance: Callable[[int], None],
         *,
         byte_by_byte: bool = False,
     ) -> None:
         self._transport = TwoEndedTransport(loop)
-        self._transport.connect(protocol)
+        self.client = self._transport.getPeer()
         self._advance = advance
         self._byte_by_byte = byte_by_byte
         self._unsent: list[bytes] = []
         self._received_bytes = 0
+
+    def connect(self, protocol: IProtocol) -> None:
+        """Let the server accept the connection, with its end of the protocol."""
+        self._transport.connect(protocol)
 
     def send(self, data: bytes) -> None:
         """Keep it for the next :meth:`receive`."""
