@@ -388,7 +388,9 @@ class Peer:
             return
         stream, first_flags, block = self._block
         self._block = None
-        fields = [(bytes(n), bytes(v)) for n, v in self._decoder.decode(block, raw=True)]
+        fields = [
+            (bytes(n), bytes(v)) for n, v in self._decoder.decode(block, raw=True)
+        ]
         response = self.response(stream)
         assert not response.is_complete, "HEADERS after the end"
         assert response.error is None, "HEADERS after RST_STREAM"
@@ -516,19 +518,17 @@ class Peer:
         """Wait for a whole response, and give credit for each byte of it."""
         response = self.response(stream)
         granted = 0
+
+        def has_more() -> bool:
+            over = response.is_complete or response.error is not None
+            return over or len(response.body) > granted
+
         while not (response.is_complete or response.error is not None):
-            if taken := len(response.body) - granted:
+            self.wait_until(has_more, f"more of the response on stream {stream}")
+            if (taken := len(response.body) - granted) and not response.is_complete:
                 granted += taken
                 self.grant(0, taken)
                 self.grant(stream, taken)
-            self.wait_until(
-                lambda: (
-                    len(response.body) > granted
-                    or response.is_complete
-                    or response.error is not None
-                ),
-                f"more of the response on stream {stream}",
-            )
         return self.expect_response(stream)
 
     def expect_stream_error(self, stream: int, *codes: int) -> None:

@@ -220,7 +220,9 @@ def window_update(stream: int, increment: int) -> bytes:
     return frame(FrameType.WINDOW_UPDATE, 0, stream, struct.pack(">I", increment))
 
 
-def priority_update(prioritized: int, value: bytes = b"u=3", *, stream: int = 0) -> bytes:
+def priority_update(
+    prioritized: int, value: bytes = b"u=3", *, stream: int = 0
+) -> bytes:
     """Write a PRIORITY_UPDATE frame (RFC 9218 section 7.1)."""
     payload = struct.pack(">I", prioritized) + value
     return frame(FrameType.PRIORITY_UPDATE, 0, stream, payload)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http2_cases.table import case
 from http2_client import Ended, Peer
 from http2_frames import (
     END_HEADERS,
@@ -22,6 +21,8 @@ from http2_frames import (
     settings,
     settings_ack,
 )
+
+from http2_cases.table import case
 
 MAX_FRAME_SIZE = Setting.MAX_FRAME_SIZE
 UNKNOWN_TYPE = 0xF5

@@ -8,7 +8,6 @@ cases; here it has to send all that it may, and to grant what it has taken.
 from __future__ import annotations
 
 from conformance_site import HELLO, LARGE_BYTES
-from http2_cases.table import case
 from http2_client import Peer
 from http2_frames import (
     INITIAL_WINDOW_BYTES,
@@ -20,6 +19,8 @@ from http2_frames import (
     frame,
     window_update,
 )
+
+from http2_cases.table import case
 
 INITIAL_WINDOW_SIZE = Setting.INITIAL_WINDOW_SIZE
 # No case sends more than this, however large the server's windows are.

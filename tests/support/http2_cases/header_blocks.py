@@ -5,7 +5,6 @@ from __future__ import annotations
 from conformance_site import HELLO, LARGE_BYTES
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
-from http2_cases.table import case
 from http2_client import Peer
 from http2_frames import (
     LEAST_FRAME_BYTES,
@@ -21,6 +20,8 @@ from http2_frames import (
     settings,
     window_update,
 )
+
+from http2_cases.table import case
 
 _HUFFMAN = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
 
@@ -112,9 +113,7 @@ def a_literal(peer: Peer, way: tuple[str, str, str]) -> None:
     field += string(b"a literal", huffman=huffman)
     _expect_answer(peer, _request(peer) + field)
     if form == _INCREMENTAL:
-        _expect_answer(
-            peer, _request(peer) + integer(_STATIC_ENTRIES + 1, _INDEXED)
-        )
+        _expect_answer(peer, _request(peer) + integer(_STATIC_ENTRIES + 1, _INDEXED))
     else:
         _expect_answer(peer, _request(peer))
 
@@ -248,9 +247,7 @@ def a_smaller_table_forgets(peer: Peer) -> None:
 def a_table_larger_than_allowed(peer: Peer) -> None:
     """The server's setting is the limit."""
     limit = peer.server_settings.get(Setting.HEADER_TABLE_SIZE, 4096)
-    _expect_compression_error(
-        peer, integer(limit + 1, _TABLE_SIZE) + _request(peer)
-    )
+    _expect_compression_error(peer, integer(limit + 1, _TABLE_SIZE) + _request(peer))
 
 
 @case("RFC 7541 4.2")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from http2_cases.table import case
 from http2_client import Peer
 from http2_frames import ErrorCode
+
+from http2_cases.table import case
 
 _MALFORMED = ErrorCode.PROTOCOL_ERROR
 _PSEUDO = [b":method", b":scheme", b":path"]

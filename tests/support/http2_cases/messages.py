@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from conformance_site import HELLO, LARGE_BYTES
-from http2_cases.table import case
 from http2_client import Fields, Peer
 from http2_frames import ErrorCode, Setting, headers
+
+from http2_cases.table import case
 
 _MALFORMED = ErrorCode.PROTOCOL_ERROR
 

@@ -7,7 +7,6 @@ The frames of the old ones may still be wrong (RFC 9113 sections 5.3.2 and 6.3).
 from __future__ import annotations
 
 from conformance_site import LARGE_BYTES
-from http2_cases.table import case
 from http2_client import Peer
 from http2_frames import (
     LEAST_FRAME_BYTES,
@@ -21,6 +20,8 @@ from http2_frames import (
     priority,
     priority_update,
 )
+
+from http2_cases.table import case
 
 INITIAL_WINDOW_SIZE = Setting.INITIAL_WINDOW_SIZE
 
@@ -198,13 +199,20 @@ def _start(peer: Peer, *values: bytes) -> list[int]:
     return [blocker, *streams]
 
 
+def _give_credit(peer: Peer, count: int) -> None:
+    """Grant credit frame by frame, less each time than any response has ready."""
+    for _ in range(count):
+        peer.grant(0, LEAST_FRAME_BYTES)
+        peer.wait_until(lambda: not peer.window, "all of the credit to be used")
+
+
 @case("RFC 9218 10", opened=False)
 def the_urgent_comes_first(peer: Peer) -> None:
     """Credit goes to the most urgent response, not to the oldest."""
     _open_wide(peer)
     _, late, urgent = _start(peer, b"u=6", b"u=0")
-    peer.grant(0, LARGE_BYTES)
-    peer.expect_response(urgent)
+    _give_credit(peer, 8)
+    assert 8 * LEAST_FRAME_BYTES == len(peer.response(urgent).body)
     assert not peer.response(late).body
 
 
@@ -214,8 +222,8 @@ def an_update_makes_urgent(peer: Peer) -> None:
     _open_wide(peer)
     _, first, second = _start(peer, b"u=5", b"u=5")
     peer.send(priority_update(second, b"u=0"))
-    peer.grant(0, LARGE_BYTES)
-    peer.expect_response(second)
+    _give_credit(peer, 8)
+    assert 8 * LEAST_FRAME_BYTES == len(peer.response(second).body)
     assert not peer.response(first).body
 
 
@@ -224,9 +232,17 @@ def incremental_responses_share(peer: Peer) -> None:
     """Two that can be used in parts get their parts side by side."""
     _open_wide(peer)
     _, first, second = _start(peer, b"u=1, i", b"u=1, i")
-    peer.grant(0, 10 * LEAST_FRAME_BYTES)
-    peer.wait_until(
-        lambda: peer.window == 0, "all of the credit to be used"
-    )
-    assert len(peer.response(first).body) >= LEAST_FRAME_BYTES
-    assert len(peer.response(second).body) >= LEAST_FRAME_BYTES
+    _give_credit(peer, 10)
+    shares = [len(peer.response(stream).body) for stream in (first, second)]
+    assert 10 * LEAST_FRAME_BYTES == sum(shares)
+    assert min(shares) >= 4 * LEAST_FRAME_BYTES
+
+
+@case("RFC 9218 10", opened=False)
+def other_responses_follow_each_other(peer: Peer) -> None:
+    """Those that can only be used whole come in the order of the requests."""
+    _open_wide(peer)
+    _, first, second = _start(peer, b"u=1", b"u=1")
+    _give_credit(peer, 10)
+    assert 10 * LEAST_FRAME_BYTES == len(peer.response(first).body)
+    assert not peer.response(second).body

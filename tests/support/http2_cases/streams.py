@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http2_cases.table import case
 from http2_client import Peer
 from http2_frames import (
     END_HEADERS,
@@ -19,6 +18,8 @@ from http2_frames import (
     reset,
     window_update,
 )
+
+from http2_cases.table import case
 
 INITIAL_WINDOW_SIZE = Setting.INITIAL_WINDOW_SIZE
 
