@@ -6,13 +6,12 @@ wrong they are, and reads those of the server. Whatever a test is about, it fail
 when the server does what RFC 9113 forbids: more DATA than the windows allow, frames
 on streams that have ended, a header list that no client may accept.
 
-The bytes go through a :class:`Link`: a real socket, or a protocol in memory.
+The bytes go through a :class:`~http2_links.Link`: a real socket, or memory.
 """
 
 from __future__ import annotations
 
 import struct
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +38,9 @@ from http2_frames import (
     settings_ack,
     window_update,
 )
+from http2_links import Link, Silence
 
-__all__ = ["Ended", "Fields", "Link", "Peer", "Response", "Silence"]
+__all__ = ["Ended", "Fields", "Peer", "Response"]
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -64,40 +64,6 @@ _TYPES_OF_CONNECTIONS = {FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY}
 
 class Ended(AssertionError):
     """The server closed the connection while more was expected of it."""
-
-
-class Silence(AssertionError):
-    """The server sends nothing, though something was expected of it."""
-
-
-class Link(ABC):
-    """
-    What carries the bytes of one connection.
-
-    Attributes:
-        scheme: ``http`` or ``https``.
-        reset: The connection ended in a way that may have cost bytes on their way.
-    """
-
-    scheme = b"http"
-    reset = False
-
-    @abstractmethod
-    def send(self, data: bytes) -> None:
-        """Send bytes; what can't be sent any more is dropped."""
-
-    @abstractmethod
-    def receive(self) -> bytes:
-        """
-        Wait for bytes of the server; none means that it has closed.
-
-        Raises:
-            Silence: Nothing comes.
-        """
-
-    @abstractmethod
-    def let_linger(self) -> None:
-        """Let the time pass for which a server may keep a dead connection."""
 
 
 @dataclass
@@ -570,7 +536,7 @@ class Peer:
         """
         Wait until a request is refused, in whichever way.
 
-        By a status of an error, by RST_STREAM or by the end of the connection.
+        By a status of an error, by RST_STREAM or by an error of the connection.
         """
         response = self.response(stream)
         try:
@@ -579,6 +545,7 @@ class Peer:
                 f"the refusal of stream {stream}",
             )
         except Ended:
+            assert self._has_failed() or self.link.reset, self.story
             return
         if response.error is None:
             assert 400 <= response.status <= 599, self.story

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from http2_client import Link, Silence
 from stepped_loop import SteppedLoop
 from twisted.internet.interfaces import IProtocol
 from two_ended_transport import TwoEndedTransport
 
-__all__ = ["MemoryLink", "SocketLink"]
+__all__ = ["Link", "MemoryLink", "Silence", "SocketLink"]
 
 # A server on a busy machine may take its time; none is silent for so long.
 _SILENCE_TIMEOUT = 5.0
@@ -19,6 +19,40 @@ _SILENCE_TIMEOUT = 5.0
 _LINGER_SECONDS = 10
 # Where bytes come one by one, so many of each piece do.
 _SINGLE_BYTES = 64
+
+
+class Silence(AssertionError):
+    """The server sends nothing, though something was expected of it."""
+
+
+class Link(ABC):
+    """
+    What carries the bytes of one connection.
+
+    Attributes:
+        scheme: ``http`` or ``https``.
+        reset: The connection ended in a way that may have cost bytes on their way.
+    """
+
+    scheme = b"http"
+    reset = False
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """Send bytes; what can't be sent any more is dropped."""
+
+    @abstractmethod
+    def receive(self) -> bytes:
+        """
+        Wait for bytes of the server; none means that it has closed.
+
+        Raises:
+            Silence: Nothing comes.
+        """
+
+    @abstractmethod
+    def let_linger(self) -> None:
+        """Let the time pass for which a server may keep a dead connection."""
 
 
 class SocketLink(Link):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from conformance_site import HELLO, LARGE_BYTES
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
@@ -135,6 +137,33 @@ def entries_of_the_dynamic_table(peer: Peer) -> None:
         _expect_compression_error(
             peer, _request(peer) + integer(_STATIC_ENTRIES + 4, _INDEXED)
         )
+
+
+@case("RFC 7541 6.1", needs_site=True)
+def the_same_block_with_another_table(peer: Peer) -> None:
+    """The same bytes mean another field as soon as the table has changed."""
+    newest = integer(_STATIC_ENTRIES + 1, _INDEXED)
+    for _ in range(2):
+        for value in (b"1", b"2", b"2", b"3"):
+            _expect_answer(peer, _request(peer) + literal(_INCREMENTAL, b"x-a", value))
+            for _ in range(2):
+                assert value.decode() == _told_x_a(peer, newest)
+        # Emptied and filled again, it is another table of the same length.
+        emptied = integer(0, _TABLE_SIZE) + integer(4096, _TABLE_SIZE)
+        again = literal(_INCREMENTAL, b"x-a", b"again")
+        _expect_answer(peer, emptied + _request(peer) + again)
+        assert "again" == _told_x_a(peer, newest)
+
+
+def _told_x_a(peer: Peer, field: bytes) -> str:
+    """Tell which value the application gets for a field of this encoding."""
+    stream = peer.new_stream()
+    block = _request(peer)[:2] + literal(_NOT_INDEXED, _PATH, b"/scope")
+    block += literal(_NOT_INDEXED, _AUTHORITY, b"example.org")
+    peer.send(headers(stream, block + field))
+    told = json.loads(peer.expect_response(stream).body)
+    value: str = dict(told["headers"])["x-a"]
+    return value
 
 
 @case("RFC 7541 4.4")

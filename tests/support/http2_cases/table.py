@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, NamedTuple
 
-from http2_client import Link, Peer
+from http2_client import Peer
+from http2_links import Link
 
 __all__ = ["CASES", "Case", "case"]
 
@@ -61,11 +63,18 @@ def case(
         if each is None:
             CASES.append(Case(name, check, (), opened, needs_site))
         for value in each or ():
-            shown = value.hex() if isinstance(value, bytes) else value
-            if isinstance(value, bytes) and value.isascii() and value:
-                shown = ascii(value.decode())[1:-1]
-            full = f"{name}[{shown}]"
+            full = f"{name}[{_shown(value)}]"
             CASES.append(Case(full, check, (value,), opened, needs_site))
         return check
 
     return add
+
+
+def _shown(value: Any) -> str:
+    """Make a name of a value, in characters that a command line takes."""
+    if isinstance(value, bytes):
+        text = value.decode("latin-1")
+        return text if text.isascii() and text.isprintable() else value.hex()
+    if isinstance(value, tuple):
+        return "-".join(map(_shown, value))
+    return value.name if isinstance(value, Enum) else str(value)
