@@ -75,9 +75,9 @@ class TwoEndedTransport:
         self._protocol = protocol
         self._later(protocol.makeConnection, self)
 
-    def deliver(self, data: bytes) -> None:
-        """Send bytes to the server; they wait while it doesn't read."""
-        self._unread.append(data)
+    def deliver(self, *pieces: bytes) -> None:
+        """Send bytes to the server, a read each; they wait while it doesn't read."""
+        self._unread += pieces
         self._later(self._deliver)
 
     def leave(self) -> None:
