@@ -53,6 +53,7 @@ from daphne_like.protocols.http2_heads import (
     STATIC_FIELDS,
     Field,
     HeadReader,
+    Meaning,
     Priority,
     ReadHead,
     read_field,
@@ -728,7 +729,10 @@ class HTTP2Protocol:
         if stream.state is StreamState.HALF_CLOSED_REMOTE:
             raise StreamFailed(ErrorCode.STREAM_CLOSED, "HEADERS after the end")
         # Section 8.1. ASGI has no place for trailers of requests.
-        if not ended or any(pair[0][:1] == b":" for pair, _, _ in fields):
+        if not ended or any(
+            meaning == Meaning.MALFORMED or pair[0][:1] == b":"
+            for pair, meaning, _ in fields
+        ):
             raise StreamFailed(ErrorCode.PROTOCOL_ERROR, "the trailers are malformed")
         stream.remote_ended()
 
@@ -758,7 +762,7 @@ class HTTP2Protocol:
 
     def _check_not_idle(self, number: int) -> None:
         """Section 5.1: what concerns a stream can't come before it."""
-        if number > (self._last_stream if number & 1 else self._last_pushed):
+        if not number or number > (self._last_stream if number & 1 else self._last_pushed):
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the stream isn't open")
 
     # -- The other frames ----------------------------------------------------
@@ -801,8 +805,13 @@ class HTTP2Protocol:
             if not self.round_trip:
                 self.round_trip = self.clock() - self._opened_at
             return
+        # What the new windows let go out must come behind the answer, which tells the
+        # peer that they hold.
+        self._pumping = True
         self._apply_settings(payload)
         self._answer(frame(FrameType.SETTINGS, Flag.ACK, 0))
+        self._pumping = False
+        self._send_ready()
 
     def _apply_settings(self, payload: bytes) -> None:
         if len(payload) % 6:
