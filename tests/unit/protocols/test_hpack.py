@@ -1,0 +1,264 @@
+"""HPACK both ways, against the package ``hpack`` as the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daphne_like.protocols.hpack import (
+    DEFAULT_TABLE_BYTES,
+    Decoder,
+    Encoder,
+    HPACKError,
+    encode_integer,
+    encode_literal,
+    static_fields,
+)
+
+UNLIMITED = 2**31
+
+Header = tuple[bytes, bytes]
+
+
+def meaning(name: bytes, value: bytes) -> str:
+    """Tell nothing of interest."""
+    return "plain"
+
+
+STATIC = static_fields(meaning)
+
+NAMES = st.sampled_from(
+    [b"x-a", b"x-b", b"cookie", b"set-cookie", b":path", b"server", b"etag", b"vary"]
+)
+FIELDS = st.lists(
+    st.tuples(NAMES, st.one_of(st.sampled_from([b"", b"gzip", b"/"]), st.binary())),
+    max_size=8,
+)
+
+
+def decoder(table_bytes: int = DEFAULT_TABLE_BYTES) -> Decoder[str]:
+    """Make one with the static table."""
+    return Decoder(meaning, STATIC, table_bytes)
+
+
+def decode(source: Decoder[str], block: bytes) -> list[Header]:
+    """Decode a block whose fields are within any limit."""
+    fields, _ = source.decode(block, UNLIMITED)
+    return [field for field, _, _ in fields]
+
+
+def oracle_decode(source: hpack.Decoder, block: bytes) -> list[Header]:
+    """Let the oracle decode a block."""
+    return [(bytes(field[0]), bytes(field[1])) for field in source.decode(block, raw=True)]
+
+
+# -- Decoding ------------------------------------------------------------------
+
+
+@given(st.lists(FIELDS, max_size=6), st.booleans())
+def test_blocks_of_another_encoder(lists: list[list[Header]], huffman: bool) -> None:
+    """Requests of any client come as they were sent, one after another."""
+    encoder, ours = hpack.Encoder(), decoder()
+
+    for fields in lists:
+        assert fields == decode(ours, encoder.encode(fields, huffman=huffman))
+
+
+@given(
+    st.lists(
+        st.tuples(FIELDS, st.sampled_from([None, 0, 64, 200, 4096])), max_size=6
+    )
+)
+def test_a_client_may_resize_its_table(
+    lists: list[tuple[list[Header], int | None]],
+) -> None:
+    """RFC 7541 section 4.2: entries are evicted on both sides alike."""
+    encoder, ours = hpack.Encoder(), decoder()
+
+    for fields, size in lists:
+        if size is not None:
+            encoder.header_table_size = size
+        assert fields == decode(ours, encoder.encode(fields))
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_rubbish_raises_nothing_else(blocks: list[bytes]) -> None:
+    """What isn't HPACK is refused in one way, and as the oracle refuses it."""
+    ours, oracle = decoder(), hpack.Decoder(max_header_list_size=UNLIMITED)
+    for block in blocks:
+        try:
+            fields = decode(ours, block)
+        except HPACKError:
+            return
+        try:
+            expected = oracle_decode(oracle, block)
+        except hpack.HPACKError:
+            # It wants a smaller table to be acknowledged, and refuses numbers
+            # beyond its own limits; ours are above.
+            return
+        assert expected == fields
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(b"\x80", id="index 0"),
+        pytest.param(b"\xbe", id="an index of an empty table"),
+        pytest.param(b"\xff\x80\x80\x80\x80\x80\x00", id="an integer without end"),
+        pytest.param(b"\xff", id="an integer that is cut off"),
+        pytest.param(b"\x7e\x01a", id="a name of an empty table"),
+        pytest.param(b"\x40", id="no name"),
+        pytest.param(b"\x40\x05ab", id="a name that is cut off"),
+        pytest.param(b"\x44", id="no value"),
+        pytest.param(b"\x44\x05ab", id="a value that is cut off"),
+        pytest.param(b"\x44\x7f\xff\xff\xff\x00", id="a value of megabytes"),
+        pytest.param(b"\x44\x81\xff", id="Huffman padding alone"),
+        pytest.param(b"\x40\x81\xff\x01a", id="the same in a name"),
+        pytest.param(b"\x3f\xe2\x1f", id="a table larger than agreed"),
+        pytest.param(b"\x82\x20", id="a resize behind a field"),
+    ],
+)
+def test_what_is_malformed(block: bytes) -> None:
+    """RFC 7541: each of these is a decoding error."""
+    with pytest.raises(HPACKError):
+        decoder().decode(block, UNLIMITED)
+
+
+def test_a_table_of_the_agreed_size_may_be_asked_for() -> None:
+    """Section 4.2: up to the limit, several times, at the beginning of a block."""
+    assert [(b":method", b"GET")] == decode(decoder(), b"\x20\x3f\xe1\x1f\x82")
+
+
+def test_what_is_too_much_is_left_out_and_counted() -> None:
+    """A kilobyte of indexes stands for megabytes, and takes no memory for them."""
+    ours = decoder()
+    bomb = encode_literal((b"x", b"v" * 3000), 0x3F, 0x40)
+    decode(ours, bomb)
+
+    fields, total = ours.decode(b"\xbe" * 1000, 10_000)
+
+    assert 3 == len(fields)
+    assert 1000 * (3000 + 1 + 32) == total
+    # The table is still in step.
+    assert [(b"x", b"v" * 3000)] == decode(ours, b"\xbe")
+
+
+def test_each_literal_is_looked_at_once() -> None:
+    """Checks of a field cost nothing when it comes again."""
+    seen: list[Header] = []
+
+    def look(name: bytes, value: bytes) -> str:
+        seen.append((name, value))
+        return "seen"
+
+    ours = Decoder(look, static_fields(meaning))
+    literal = encode_literal((b"x-id", b"1"))
+    indexed = encode_literal((b"x-id", b"2"), 0x3F, 0x40)
+
+    ours.decode(literal + indexed, UNLIMITED)
+    ours.decode(literal + b"\xbe\xbe", UNLIMITED)
+
+    assert [(b"x-id", b"1"), (b"x-id", b"2")] == seen
+
+
+def test_it_tells_when_the_table_has_changed() -> None:
+    """Whoever keeps what a block meant knows when it may mean something else."""
+    ours = decoder()
+    decode(ours, b"\x82" + encode_literal((b"x", b"1")))
+    assert not ours.changed
+
+    decode(ours, encode_literal((b"x", b"1"), 0x3F, 0x40))
+    assert ours.changed
+
+    ours.changed = False
+    decode(ours, b"\x20")
+    assert ours.changed
+
+
+def test_memory_for_literals_is_bounded() -> None:
+    """A client that makes values up fills no memory."""
+    ours = decoder()
+    for number in range(1000):
+        decode(ours, encode_literal((b"x-id", b"%d" % number)))
+
+    assert len(ours._known) <= 128
+
+
+# -- Encoding ------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(FIELDS, st.sampled_from([None, 0, 64, 200, 4096, 65536])),
+        max_size=8,
+    )
+)
+def test_another_decoder_understands(
+    lists: list[tuple[list[Header], int | None]],
+) -> None:
+    """Clients get what was sent, whatever table they allow and when they change it."""
+    ours, oracle = Encoder(), hpack.Decoder()
+
+    for fields, size in lists:
+        if size is not None:
+            ours.resize(size)
+            oracle.max_allowed_table_size = size
+        assert fields == oracle_decode(oracle, ours.encode(fields))
+
+
+def test_what_comes_again_is_a_byte() -> None:
+    """A page's hundred responses don't repeat its security headers."""
+    fields = [(b"content-security-policy", b"default-src 'self'"), (b"x-a", b"b")]
+    ours = Encoder()
+
+    blocks = [ours.encode(fields) for _ in range(4)]
+
+    assert len(blocks[0]) > 40
+    assert 2 == len(blocks[2]) == len(blocks[3])
+    assert not any(
+        oracle_decode(hpack.Decoder(), block) != fields for block in blocks[:1]
+    )
+
+
+@pytest.mark.parametrize("name", [b"set-cookie", b"authorization", b"date", b"etag"])
+def test_secrets_and_what_changes_stay_out_of_the_table(name: bytes) -> None:
+    """RFC 7541 section 7.1: what is secret is compressed nowhere."""
+    ours = Encoder()
+    blocks = {ours.encode([(name, b"value")]) for _ in range(4)}
+
+    (block,) = blocks
+    assert b"value" in block
+    assert not ours.changed
+    sensitive = hpack.Decoder().decode(block)[0]
+    secret = name in (b"set-cookie", b"authorization")
+    assert secret is isinstance(sensitive, hpack.NeverIndexedHeaderTuple)
+
+
+def test_a_full_table_stays_as_it_is() -> None:
+    """What was encoded once can be sent again: nothing is ever evicted."""
+    ours, oracle = Encoder(), hpack.Decoder()
+    for number in range(200):
+        fields = [(b"x-%d" % number, b"v" * 60)]
+        for _ in range(2):
+            assert fields == oracle_decode(oracle, ours.encode(fields))
+    ours.changed = False
+    first = [(b"x-0", b"v" * 60)]
+
+    block = ours.encode(first)
+
+    assert not ours.changed
+    assert len(block) <= 2
+    assert first == oracle_decode(oracle, block)
+
+
+@given(st.integers(0, 2**28), st.sampled_from([0x0F, 0x1F, 0x3F, 0x7F]))
+def test_integers(value: int, mask: int) -> None:
+    """RFC 7541 section 5.1, as the oracle writes them."""
+    prefix = mask.bit_length()
+    expected: Any = hpack.hpack.encode_integer(value, prefix)
+
+    assert bytes(expected) == encode_integer(value, mask, 0)
