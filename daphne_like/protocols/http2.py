@@ -762,7 +762,9 @@ class HTTP2Protocol:
 
     def _check_not_idle(self, number: int) -> None:
         """Section 5.1: what concerns a stream can't come before it."""
-        if not number or number > (self._last_stream if number & 1 else self._last_pushed):
+        if not number or number > (
+            self._last_stream if number & 1 else self._last_pushed
+        ):
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the stream isn't open")
 
     # -- The other frames ----------------------------------------------------

@@ -175,19 +175,19 @@ class HTTP2Exchange(Exchange):
         """Take note of what the server sent."""
         engine = self.connection.engine
         if isinstance(event, h2.events.InformationalResponseReceived):
-            status, *fields = event.headers or ()
-            self.informational.append((int(status[1]), _plain(fields)))
+            status, *fields = _plain(event.headers)
+            self.informational.append((int(status[1]), fields))
         elif isinstance(event, h2.events.ResponseReceived):
-            status, *fields = event.headers or ()
+            status, *fields = _plain(event.headers)
             self.status = int(status[1])
-            self.headers = _plain(fields)
+            self.headers = fields
         elif isinstance(event, h2.events.DataReceived):
             self.body += event.data or b""
             size = event.flow_controlled_length
             if size:
                 engine.acknowledge_received_data(size, self.number)
         elif isinstance(event, h2.events.TrailersReceived):
-            self.trailers = _plain(event.headers or ())
+            self.trailers = _plain(event.headers)
         elif isinstance(event, h2.events.StreamEnded):
             self.is_complete = self.is_closed = True
         elif isinstance(event, h2.events.StreamReset):

@@ -26,6 +26,7 @@ from daphne_like.errors import RequestRejected
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
+from daphne_like.protocols.http1 import HTTP1Protocol
 from daphne_like.protocols.http1_reader import RequestReader
 from daphne_like.protocols.interfaces import (
     Connection,
@@ -435,7 +436,9 @@ class MemoryConnection:
             scheme=scheme,
         )
         address = IPv4Address("TCP", "192.0.2.1", 1234)
-        self.protocol = HTTPFactory(context).buildProtocol(address)
+        protocol = HTTPFactory(context).buildProtocol(address)
+        assert isinstance(protocol, HTTP1Protocol)
+        self.protocol = protocol
         self.protocol._reader = WatchedReader(HTTPSettings(**settings), self.protocol)
         self.protocol.makeConnection(cast("ITransport", self.transport))
 

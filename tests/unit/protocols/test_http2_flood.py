@@ -17,6 +17,7 @@ class Clock:
     now = 0.0
 
     def __call__(self) -> float:
+        """Tell the instant."""
         return self.now
 
 
