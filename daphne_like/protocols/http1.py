@@ -21,7 +21,12 @@ from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, cast
 
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IPushProducer
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IProtocolNegotiationFactory,
+    IPushProducer,
+)
 from zope.interface import implementer
 
 from daphne_like.errors import RequestRejected
@@ -271,19 +276,18 @@ class HTTP1Protocol:
         Close in a way that leaves the peer time to read the answer.
 
         A socket that is closed with unread bytes is reset, and the peer drops
-        the answer with it. RFC 9112 section 9.6: close the write side first.
+        the answer with it. RFC 9112 section 9.6: close the write side first. Under
+        TLS that can't be; the answer tells its end by itself.
         """
-        half_close = close_writing(self.transport)
-        if half_close is None:
-            self._close()
-            return
         self._state = _State.LINGERING
         self._forget_requests()
         self._await_progress()
         self._idle_deadline = self._clock() + _LINGER_TIMEOUT
         self._watch(self._idle_deadline)
         self._leave_transport()
-        half_close()
+        half_close = close_writing(self.transport)
+        if half_close is not None:
+            half_close()
         self._pace_reading()
 
     def _leave_transport(self) -> None:
@@ -833,7 +837,7 @@ class HTTP1Protocol:
             user.data_received(held)
 
 
-@implementer(IProtocolFactory)
+@implementer(IProtocolFactory, IProtocolNegotiationFactory)
 class HTTP1Factory:
     """Makes the protocol of each connection of a listener."""
 
@@ -843,6 +847,10 @@ class HTTP1Factory:
     def buildProtocol(self, addr: IAddress) -> HTTP1Protocol:
         """Make the protocol of one connection (IProtocolFactory)."""
         return HTTP1Protocol(self._context)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Tell what may be agreed on by ALPN (IProtocolNegotiationFactory)."""
+        return [b"http/1.1"]
 
     def doStart(self) -> None:
         """Do nothing when a listener starts (IProtocolFactory)."""

@@ -28,6 +28,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.failure: Exception | None = None
+        self.can_reload = False
 
     async def startup(self) -> None:
         """Start, or fail."""
@@ -42,6 +43,10 @@ class FakeServer:
     def force(self) -> None:
         """Lose patience."""
         self.events.append("force")
+
+    def reload(self) -> None:
+        """Read again what may have changed."""
+        self.events.append("reload")
 
 
 class FakeReactor:
