@@ -425,6 +425,7 @@ class ServerTLS:
         self._sources = sources
         self._policy = policy
         self._protocols: list[str] = []
+        self._contexts: list[ServerContext] = []
         self._next_look = 0.0
         self.handshake_timeout = policy.handshake_timeout
         self._signature = self._sign()
@@ -463,10 +464,9 @@ class ServerTLS:
         Args:
             protocols: The best first.
         """
-        names = [protocol.decode("ascii") for protocol in protocols]
-        if names != self._protocols:
-            self._protocols = names
-            self.context = self._build()
+        self._protocols = [protocol.decode("ascii") for protocol in protocols]
+        for context in self._contexts:
+            context.set_alpn_protocols(self._protocols)
 
     def reload(self) -> None:
         """Read the files again; when they can't be used, keep what there is."""
@@ -506,27 +506,27 @@ class ServerTLS:
 
     def _build(self) -> ServerContext:
         """Make a context for each certificate; return the one to begin with."""
-        contexts: dict[str, ServerContext] = {}
-        default: ServerContext | None = None
+        contexts: list[ServerContext] = []
+        by_name: dict[str, ServerContext] = {}
         for source in self._sources:
             for certificate in source.read():
                 context = self._policy.context(certificate)
                 # Also on those chosen later: ALPN comes after the host's name.
                 context.set_alpn_protocols(self._protocols)
-                default = default or context
+                contexts.append(context)
                 for name in certificate.names():
-                    contexts.setdefault(name, context)
-        assert default is not None
+                    by_name.setdefault(name, context)
 
         def choose(
             ssl_object: ssl.SSLObject, name: str | None, _context: ssl.SSLContext
         ) -> None:
-            chosen = _find(contexts, name)
+            chosen = _find(by_name, name)
             if chosen is not None:
                 ssl_object.context = chosen
 
-        default.sni_callback = choose
-        return default
+        self._contexts = contexts
+        contexts[0].sni_callback = choose
+        return contexts[0]
 
 
 def _find(

@@ -19,7 +19,7 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import INegotiated
 from zope.interface import implementer
@@ -28,7 +28,7 @@ from daphne_like.listeners.transports import LoopTransport
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from OpenSSL.crypto import X509
     from twisted.internet.interfaces import IProtocolFactory
@@ -257,12 +257,51 @@ class TLSAcceptor:
         arrival.begin()
 
 
-class _Unread(asyncio.Protocol):
-    """Leaves everything to be read to the protocol that comes next."""
+class _Handshake(asyncio.Protocol):
+    """
+    The first protocol on a connection, which gives way to that of TLS at once.
+
+    Args:
+        transport: Stands between TLS and the protocol to come.
+        tls: The certificates.
+    """
+
+    def __init__(self, transport: LoopTLSTransport, tls: ServerTLS) -> None:
+        self._transport = transport
+        self._tls = tls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Read nothing."""
-        cast("asyncio.Transport", transport).pause_reading()
+        """
+        Begin with TLS.
+
+        When this returns, uvloop reads, and what it reads must come to TLS. That is
+        why the first step of the coroutine is done here and now.
+        """
+        self._raw = cast("asyncio.Transport", transport)
+        self._steps = (
+            asyncio.get_running_loop()
+            .start_tls(
+                self._raw,
+                self._transport,
+                self._tls.context,
+                server_side=True,
+                ssl_handshake_timeout=self._tls.handshake_timeout or _FOR_EVER,
+            )
+            .__await__()
+        )
+        self._waiter = next(self._steps)
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait for the end of the handshake."""
+        try:
+            yield self._waiter
+            secure = yield from self._steps
+            # None when the connection has been lost meanwhile.
+            if secure is not None:
+                self._transport.secured(self._raw, secure)
+        except BaseException:
+            self._raw.abort()
+            raise
 
 
 class _Arrival:
@@ -345,28 +384,15 @@ class _Arrival:
     # -- TLS -----------------------------------------------------------------
 
     async def _shake_hands(self) -> None:
-        acceptor, loop = self._acceptor, self._loop
-        transport = LoopTLSTransport(acceptor.factory)
+        acceptor = self._acceptor
+        handshake = _Handshake(LoopTLSTransport(acceptor.factory), acceptor.tls)
         self._owned = True
         try:
-            raw, _ = await loop.connect_accepted_socket(_Unread, self._sock)
-            # In two steps, since the one below is to be known.
-            secure = await loop.start_tls(
-                raw,
-                transport,
-                acceptor.tls.context,
-                server_side=True,
-                ssl_handshake_timeout=acceptor.tls.handshake_timeout or _FOR_EVER,
-            )
+            # In two steps: the transport below TLS is to be known.
+            await self._loop.connect_accepted_socket(lambda: handshake, self._sock)
+            await handshake
         except OSError as error:  # those of ssl are such, too
             _logger.debug("A TLS handshake has failed: %s", error)
-            return
-        if secure is not None:
-            try:
-                transport.secured(raw, secure)
-            except BaseException:
-                raw.abort()
-                raise
 
     # -- HTTP without TLS ----------------------------------------------------
 
