@@ -21,6 +21,7 @@ import socket
 import stat
 import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -215,6 +216,8 @@ def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint
     # Imported late: it takes much, and most users' endpoints are ours.
     from twisted.internet.endpoints import serverFromString
 
+    _let_wrappers_negotiate()
+
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # noqa: BLE001 - plugins raise what they like
@@ -224,6 +227,24 @@ def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint
             reason = "wrong or missing arguments"
         raise SettingsError(f"endpoint {description!r}: {reason}") from None
     return endpoint
+
+
+@lru_cache(maxsize=1)
+def _let_wrappers_negotiate() -> None:
+    """
+    Let Twisted's TLS find the protocols of a factory that is wrapped once more.
+
+    That for HAProxy, for instance, says nothing of ALPN; and Twisted 26.10 fails
+    all handshakes of clients which offer a protocol where there is none.
+    """
+    from twisted.protocols.policies import WrappingFactory
+    from twisted.python.components import registerAdapter
+
+    registerAdapter(
+        lambda wrapper: IProtocolNegotiationFactory(wrapper.wrappedFactory, None),
+        WrappingFactory,
+        IProtocolNegotiationFactory,
+    )
 
 
 def scheme_of(description: str, endpoint: object = None) -> str:

@@ -20,9 +20,10 @@ import logging
 import ssl
 import tempfile
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -32,11 +33,13 @@ from daphne_like.errors import SettingsError
 from daphne_like.protocols.tls_extension import CERTIFICATE_ATTRIBUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from daphne_like.settings import TLSSettings
 
 __all__ = [
+    "HANDSHAKE_SOCKET",
     "CertificateDirectory",
     "CertificateFiles",
     "CertificateSource",
@@ -53,16 +56,17 @@ _REQUIREMENTS = {
     "required": ssl.CERT_REQUIRED,
 }
 
+HANDSHAKE_SOCKET: ContextVar[socket.socket] = ContextVar("handshake_socket")
+"""The socket on which the handshake in this context of the event loop takes place."""
+
 _KEY_BEGIN = b"PRIVATE KEY-----"
 
 # What OpenSSL says, in words.
 _REASONS = {
     "KEY_VALUES_MISMATCH": "the private key belongs to another certificate",
     "KEY_TYPE_MISMATCH": "the private key belongs to another certificate",
-    "NO_CIPHER_MATCH": "names no cipher suite that OpenSSL has",
-    "BAD_DECRYPT": "the password of the private key is wrong",
-    "EE_KEY_TOO_SMALL": "the key is too short to be safe",
-    "CA_MD_TOO_WEAK": "it is signed with a hash that is not safe",
+    "EE_KEY_TOO_SMALL": "the key of the certificate is too short to be safe",
+    "CA_MD_TOO_WEAK": "the certificate is signed with a hash that is not safe",
 }
 
 
@@ -92,6 +96,18 @@ class Certificate:
     def pem(self) -> str:
         """The certificate alone."""
         return self.chain[0].public_bytes(Encoding.PEM).decode("ascii")
+
+    def explain_key(self) -> str:
+        """Tell what is wrong with the private key, in words."""
+        data = _read(self.key_file)
+        if _KEY_BEGIN not in data:
+            return "there is no private key in it"
+        password = self.password.encode() if self.password is not None else None
+        try:
+            serialization.load_pem_private_key(data, password)
+        except (TypeError, ValueError):
+            return "the private key is damaged, or its password is wrong"
+        return "OpenSSL can't use the private key"
 
     def names(self) -> list[str]:
         """Return its host names in lower case, wildcards as they are."""
@@ -327,13 +343,13 @@ class TLSPolicy:
         # CRIME, and CVE-2009-3555 and later: neither has a use in HTTP.
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         if self.ciphers is not None:
-            with _explaining("ssl_ciphers"):
+            with _explaining("ssl_ciphers", "OpenSSL has no such cipher suite"):
                 context.set_ciphers(self.ciphers)
         if self.dh_parameters is not None:
-            with _explaining(self.dh_parameters):
+            with _explaining(self.dh_parameters, "there are no parameters in it"):
                 context.load_dh_params(self.dh_parameters)
         if self.authorities is not None:
-            with _explaining(self.authorities):
+            with _explaining(self.authorities, "there is no certificate in it"):
                 is_directory = Path(self.authorities).is_dir()
                 context.load_verify_locations(
                     None if is_directory else self.authorities,
@@ -347,7 +363,7 @@ class TLSPolicy:
 
 class ServerContext(ssl.SSLContext):
     """
-    A context which knows its certificate.
+    A context which knows its certificate, and tells clients why it refuses them.
 
     Attributes:
         certificate_pem: The certificate, without its chain.
@@ -355,6 +371,41 @@ class ServerContext(ssl.SSLContext):
 
     certificate_pem: str
 
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Make the object of a connection, whose alerts go to the right socket."""
+        ssl_object = super().wrap_bio(*arguments, **options)
+        if isinstance(ssl_object, _AlertingSSLObject):
+            ssl_object.outgoing = arguments[1]
+            ssl_object.sock = HANDSHAKE_SOCKET.get(None)
+        return ssl_object
+
+
+class _AlertingSSLObject(ssl.SSLObject):
+    """
+    Sends the alert when a handshake fails.
+
+    OpenSSL writes it (RFC 8446 section 6.2), but event loops close the connection
+    without looking, so that the client would see an end without a reason.
+    """
+
+    outgoing: ssl.MemoryBIO
+    sock: socket.socket | None
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            if self.sock is not None:
+                # What else is to be sent in a handshake never fills the buffer.
+                with contextlib.suppress(OSError):
+                    self.sock.send(self.outgoing.read())
+            raise
+        self.sock = None
+
+
+ServerContext.sslobject_class = _AlertingSSLObject
 
 assert CERTIFICATE_ATTRIBUTE in ServerContext.__annotations__
 
@@ -378,25 +429,31 @@ def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
             chain.writelines(
                 item.public_bytes(Encoding.PEM) for item in certificate.chain
             )
-        with _explaining(certificate.key_file):
+        with _explaining(certificate.key_file, certificate.explain_key):
             context.load_cert_chain(file, certificate.key_file, password)
     finally:
         Path(file).unlink()
 
 
 @contextlib.contextmanager
-def _explaining(what: str) -> Iterator[None]:
-    """Turn what OpenSSL and the system say into one clear line."""
+def _explaining(what: str, explain: Callable[[], str] | str) -> Iterator[None]:
+    """
+    Turn what OpenSSL and the system say into one clear line.
+
+    Args:
+        what: File or setting which is to blame.
+        explain: What to say where OpenSSL says nothing.
+    """
     try:
         yield
     except ssl.SSLError as error:
-        reason = _REASONS.get(error.reason or "")
-        if reason is None:
-            # "PEM lib" is all that OpenSSL says of most files.
-            reason = "there is nothing in it that OpenSSL can use"
-            if error.reason and error.reason != "PEM_LIB":
-                reason += f" ({error.reason.lower().replace('_', ' ')})"
-        raise CertificateError(f"{what}: {reason}") from None
+        reason = getattr(error, "reason", None)
+        explanation = _REASONS.get(reason or "")
+        if explanation is None:
+            explanation = explain if isinstance(explain, str) else explain()
+            if reason:
+                explanation += f" ({reason.lower().replace('_', ' ')})"
+        raise CertificateError(f"{what}: {explanation}") from None
     except OSError as error:
         raise CertificateError(f"{what}: {error.strerror or error}") from None
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from twisted.internet.interfaces import INegotiated
 from zope.interface import implementer
 
+from daphne_like.listeners.tls import HANDSHAKE_SOCKET
 from daphne_like.listeners.transports import LoopTransport
 
 if TYPE_CHECKING:
@@ -387,6 +388,7 @@ class _Arrival:
         acceptor = self._acceptor
         handshake = _Handshake(LoopTLSTransport(acceptor.factory), acceptor.tls)
         self._owned = True
+        HANDSHAKE_SOCKET.set(self._sock)
         try:
             # In two steps: the transport below TLS is to be known.
             await self._loop.connect_accepted_socket(lambda: handshake, self._sock)

@@ -131,9 +131,7 @@ def _issue(
         )
     else:
         purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = builder.add_extension(
-            x509.ExtendedKeyUsage(purposes), critical=False
-        )
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     if hosts:
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         builder = builder.add_extension(names, critical=False)
