@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import re
 import signal
 import socket
@@ -95,9 +94,11 @@ def secured(
     **options: Any,
 ) -> Iterator[ssl.SSLSocket]:
     """Connect to a server and shake hands."""
-    with connect(server.url) as sock:
-        with context.wrap_socket(sock, server_hostname=host, **options) as secure:
-            yield secure
+    with (
+        connect(server.url) as sock,
+        context.wrap_socket(sock, server_hostname=host, **options) as secure,
+    ):
+        yield secure
 
 
 def ask(sock: socket.socket, request: bytes = REQUEST) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def common_name(sock: ssl.SSLSocket) -> str:
 
 def descriptors(server: ServerProcess) -> int:
     """Count the files which a server has open."""
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    return len([*Path(f"/proc/{server.process.pid}/fd").iterdir()])
 
 
 # -- Versions and sessions -------------------------------------------------------
@@ -156,10 +157,10 @@ def test_old_versions_are_refused(server: ServerProcess) -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
 
-    with pytest.raises(ssl.SSLError, match="(?i)version"), secured(server, context):
+    with pytest.raises(ssl.SSLError, match=r"(?i)version"), secured(server, context):
         pass
 
 
@@ -219,14 +220,18 @@ def test_small_answers_do_not_wait(server: ServerProcess, files: Files) -> None:
 def test_the_certificate_is_that_of_the_host(
     server: ServerProcess, files: Files, host: str, name: str
 ) -> None:
-    """The client's choice decides (SNI); who asks for nobody we know gets the first.
-    The application is told the certificate that was shown."""
+    """
+    The client's choice decides (SNI); who asks for nobody we know gets the first.
+    The application is told the certificate that was shown.
+    """
     context = files.client(check_hostname=False)
-    with connect(server.url) as sock:
-        with context.wrap_socket(sock, server_hostname=host or None) as secure:
-            shown: Any = secure.getpeercert(binary_form=True)
-            assert name == common_name(secure)
-            found = ask(secure)
+    with (
+        connect(server.url) as sock,
+        context.wrap_socket(sock, server_hostname=host or None) as secure,
+    ):
+        shown: Any = secure.getpeercert(binary_form=True)
+        assert name == common_name(secure)
+        found = ask(secure)
     assert ssl.DER_cert_to_PEM_cert(shown) == found["tls"]["server_cert"]
 
 
@@ -234,9 +239,11 @@ def test_a_wrong_host_is_the_clients_to_notice(
     server: ServerProcess, files: Files
 ) -> None:
     """A client that checks the name refuses the first certificate."""
-    with pytest.raises(ssl.SSLCertVerificationError):
-        with secured(server, files.client(), "unknown.example"):
-            pass
+    with (
+        pytest.raises(ssl.SSLCertVerificationError),
+        secured(server, files.client(), "unknown.example"),
+    ):
+        pass
 
 
 # -- Client certificates -------------------------------------------------------------
@@ -287,9 +294,11 @@ def test_a_client_without_a_certificate(
     """Optional means that it need not have one, required that it must."""
     kind, server = asking
     if kind == "required":
-        with pytest.raises(ssl.SSLError, match="(?i)handshake.failure"):
-            with secured(server, files.client(maximum_version=TLS_1_2)):
-                pass
+        with (
+            pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"),
+            secured(server, files.client(maximum_version=TLS_1_2)),
+        ):
+            pass
         return
     with secured(server, files.client()) as sock:
         found = ask(sock)["tls"]
@@ -305,22 +314,28 @@ def test_a_client_of_another_authority(
     context = files.client(maximum_version=TLS_1_2)
     context.load_cert_chain(stranger.write(files.folder / "stranger.pem"))
 
-    with pytest.raises(ssl.SSLError, match="(?i)unknown.ca"):
-        with secured(server, context):
-            pass
+    with (
+        pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"),
+        secured(server, context),
+    ):
+        pass
 
 
 def test_a_refusal_in_tls_1_3(asking: tuple[str, ServerProcess], files: Files) -> None:
-    """There the client's part is over already when its certificate is seen; it
-    gets no answer."""
+    """
+    There the client's part is over already when its certificate is seen; it
+    gets no answer.
+    """
     _, server = asking
     stranger = Authority("other root").issue(name="stranger")
     context = files.client(minimum_version=ssl.TLSVersion.TLSv1_3)
     context.load_cert_chain(stranger.write(files.folder / "stranger.pem"))
 
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        with secured(server, context) as sock:
-            ask(sock)
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        secured(server, context) as sock,
+    ):
+        ask(sock)
 
 
 # -- New certificates ------------------------------------------------------------------
@@ -331,8 +346,10 @@ def test_a_refusal_in_tls_1_3(asking: tuple[str, ServerProcess], files: Files) -
 def test_certificates_are_renewed_without_a_break(
     serve: Serve, files: Files, tmp_path: Path, loop: str, how: str
 ) -> None:
-    """New connections get the new certificate; the old ones go on, and their
-    application is told the old one. A broken file changes nothing."""
+    """
+    New connections get the new certificate; the old ones go on, and their
+    application is told the old one. A broken file changes nothing.
+    """
     path = tmp_path / "server.pem"
     files.authority.issue("localhost", name="old").write(path)
     interval = "0.2" if how == "change" else "0"
@@ -484,11 +501,9 @@ def test_a_slow_reader_gets_all_before_the_end(
     context = files.client()
     with connect(server.url) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        # With ragged ends, one without farewell would be an end, too.
         with context.wrap_socket(
-            # Without this, an end without farewell would be an end, too.
-            *(sock,),
-            server_hostname="localhost",
-            suppress_ragged_eofs=False,
+            sock, server_hostname="localhost", suppress_ragged_eofs=False
         ) as secure:
             secure.sendall(REQUEST.replace(b"GET /", b"GET /download?%d" % size))
             begun = read_until(secure, b"\r\n\r\n")
@@ -556,8 +571,10 @@ def test_curl(server: ServerProcess, files: Files) -> None:
 
 
 def test_openssl(server: ServerProcess, files: Files) -> None:
-    """OpenSSL's own client verifies the chain, and sees no compression and no
-    renegotiation."""
+    """
+    OpenSSL's own client verifies the chain, and sees no compression and no
+    renegotiation.
+    """
     done = subprocess.run(
         [
             *(find_program("openssl"), "s_client", "-connect"),
@@ -672,8 +689,10 @@ def test_a_websocket_without_tls_is_denied(server: ServerProcess) -> None:
 def test_unix_sockets_and_endpoint_strings(
     serve: Serve, files: Files, socket_folder: Path
 ) -> None:
-    """A certificate makes TLS of what the options name; endpoint strings say
-    themselves what they are."""
+    """
+    A certificate makes TLS of what the options name; endpoint strings say
+    themselves what they are.
+    """
     unix = socket_folder / "secure.sock"
     server = serve(
         *(APPLICATION, "-u", str(unix), "--ssl-certfile", str(files.server)),
@@ -685,8 +704,7 @@ def test_unix_sockets_and_endpoint_strings(
     for url in server.urls:
         with connect(url) as sock:
             if url.startswith("http:"):
-                found = ask(sock)
-                assert {"scheme": "http", "tls": None} == found
+                assert {"scheme": "http", "tls": None} == ask(sock)
                 continue
             with context.wrap_socket(sock) as secure:
                 expected = "first" if url.startswith("unix:") else "second"
@@ -716,8 +734,10 @@ def test_twisteds_arguments_of_ssl(serve: Serve, tmp_path: Path, files: Files) -
 def test_a_directory_of_certificates(
     serve: Serve, tmp_path: Path, files: Files
 ) -> None:
-    """`tls:` takes all from a directory, as Twisted's does, and new ones as they
-    come."""
+    """
+    `tls:` takes all from a directory, as Twisted's does, and new ones as they
+    come.
+    """
     between = Authority("between", files.authority)
     first = between.issue("localhost", name="first")
     (tmp_path / "a-key.pem").write_text(first.key_pem())

@@ -73,7 +73,9 @@ class Authority:
 
     def __init__(self, name: str = "root", parent: Authority | None = None) -> None:
         self._parent = parent
-        self.issued = _issue(name, None if parent is None else parent.issued, ca=True)
+        self.issued: Issued = _issue(
+            name, None if parent is None else parent.issued, ca=True
+        )
 
     @property
     def pem(self) -> str:
