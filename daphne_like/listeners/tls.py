@@ -469,6 +469,7 @@ class ServerTLS:
         sources: Where the certificates come from; the first is for clients which
             ask for no host, or for an unknown one.
         policy: What holds for all.
+        clock: Tells when to look at the files again.
 
     Raises:
         SettingsError: They can't be used.
@@ -478,12 +479,18 @@ class ServerTLS:
         handshake_timeout: Seconds for the handshake; 0 for no limit.
     """
 
-    def __init__(self, sources: Sequence[CertificateSource], policy: TLSPolicy) -> None:
+    def __init__(
+        self,
+        sources: Sequence[CertificateSource],
+        policy: TLSPolicy,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._sources = sources
         self._policy = policy
         self._protocols: list[str] = []
         self._contexts: list[ServerContext] = []
-        self._next_look = 0.0
+        self._next_look = clock() + policy.reload_interval
         self.handshake_timeout = policy.handshake_timeout
         self._signature = self._sign()
         try:
@@ -537,7 +544,7 @@ class ServerTLS:
 
     def look(self) -> None:
         """Read the files again when they have changed; to be called every second."""
-        now = time.monotonic()
+        now = self._clock()
         if not self._policy.reload_interval or now < self._next_look:
             return
         self._next_look = now + self._policy.reload_interval
