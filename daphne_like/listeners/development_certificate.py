@@ -55,8 +55,10 @@ def obtain(hosts: Iterable[str]) -> list[CertificateFiles]:
         SettingsError: There is no place for it.
     """
     path = _directory() / "development.pem"
-    names = dict.fromkeys([*_ALWAYS, *(host.strip("[]") for host in hosts)])
-    wanted = [name for name in names if name not in _UNSPECIFIED]
+    bound = [host.strip("[]") for host in hosts]
+    wanted = [
+        _canonical(host) for host in (*_ALWAYS, *bound) if host not in _UNSPECIFIED
+    ]
     try:
         certificate = _find(path)
         known = [] if certificate is None else _names(certificate)
@@ -141,8 +143,20 @@ def _make(path: Path, names: list[str]) -> x509.Certificate:
     return certificate
 
 
+def _canonical(host: str) -> str:
+    """Write a host as certificates have it."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        raise SettingsError(f"ssl_dev: {host!r} is no host name") from None
+
+
 def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(name))
     except ValueError:
-        return x509.DNSName(name.encode("idna").decode("ascii"))
+        return x509.DNSName(name)
