@@ -1,7 +1,8 @@
 """
 A process that does nothing but serve: its reactor, its signals, its limits.
 
-The first SIGINT or SIGTERM stops the reactor, whose shutdown lets the server
+SIGHUP reads again what may have changed, where there is such a thing; else it ends
+the process, as it does when a terminal is closed. The first SIGINT or SIGTERM stops the reactor, whose shutdown lets the server
 drain. The second one makes the server wait no longer. The third one ends the
 process at once, even when the application blocks the event loop.
 
@@ -44,6 +45,13 @@ _WARNING_INTERVAL = 60.0
 
 class Runnable(Protocol):
     """What a process runs: :class:`daphne_like.server.Server`."""
+
+    @property
+    def can_reload(self) -> bool:
+        """Whether there is something to be read again."""
+
+    def reload(self) -> None:
+        """Read again what may have changed while it serves."""
 
     def startup(self) -> Coroutine[Any, Any, None]:
         """Start; returns when it serves, raises when it can't."""
@@ -97,10 +105,16 @@ class _Process:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._next_warning = -inf
 
+    @property
+    def _signals_used(self) -> tuple[signal.Signals, ...]:
+        if self._server.can_reload and hasattr(signal, "SIGHUP"):
+            return (*_STOP_SIGNALS, signal.SIGHUP)
+        return _STOP_SIGNALS
+
     def run(self, signal_handlers: bool) -> None:
         reactor = self._reactor
         if signal_handlers:
-            before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+            before = {number: signal.getsignal(number) for number in self._signals_used}
             # When the reactor runs: it installs handlers of its own.
             reactor.callWhenRunning(self._install_signal_handlers)
         # One turn later, since then the loop runs.
@@ -139,8 +153,9 @@ class _Process:
     # -- Signals ---------------------------------------------------------------
 
     def _install_signal_handlers(self) -> None:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, self._signalled)
+        for number in self._signals_used:
+            stops = number in _STOP_SIGNALS
+            signal.signal(number, self._signalled if stops else self._reload)
         if hasattr(signal, "SIGCHLD"):
             # uvloop takes away the wakeup descriptor by which Twisted learns that
             # a process of reactor.spawnProcess has ended.
@@ -154,6 +169,9 @@ class _Process:
             os._exit(1)
         # It may have come in the middle of anything.
         self._reactor.callFromThread(self._obey, number, self._signals)
+
+    def _reload(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._server.reload)
 
     def _obey(self, number: int, count: int) -> None:
         name = signal.Signals(number).name

@@ -36,14 +36,15 @@ from daphne_like.asgi.exchange import ExchangeContext
 from daphne_like.asgi.forwarded import ForwardedPolicy
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.lifespan import Lifespan
+from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
     bind_all,
-    endpoint_from_string,
-    endpoint_strings,
+    configured_endpoints,
+    redirect_endpoints,
     scheme_of,
     twisted_endpoint,
 )
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
     from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.listeners.tls import ServerTLS
     from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import HTTPSettings, LogSettings, ProxySettings
 
@@ -128,10 +130,12 @@ class Server(Service):
         if endpoints is not None:
             settings = _with_endpoints(settings, endpoints)
         self.settings = settings
-        self._endpoints = [
-            (text, endpoint_from_string(text, settings.bind.backlog))
-            for text in endpoint_strings(settings.bind)
-        ]
+        self._endpoints = configured_endpoints(settings.bind, settings.tls)
+        self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
+        if self._redirects and not any(
+            scheme_of(*item) == "https" for item in self._endpoints
+        ):
+            raise SettingsError("redirect_https needs a listener with TLS")
         self._application = application
         self._signal_handlers = signal_handlers
         self._ready_callable = ready_callable
@@ -204,6 +208,23 @@ class Server(Service):
         self._stop_asked.set()
         await asyncio.wait([life])
 
+    @property
+    def can_reload(self) -> bool:
+        """Whether there is something that :meth:`reload` would read again."""
+        return bool(self._certificates)
+
+    def reload(self) -> None:
+        """Read certificates again; connections keep those they began with."""
+        for certificates in self._certificates:
+            certificates.reload()
+
+    @property
+    def _certificates(self) -> list[ServerTLS]:
+        found = (
+            endpoint.tls for _, endpoint in self._endpoints if endpoint is not None
+        )
+        return list(dict.fromkeys(tls for tls in found if tls is not None))
+
     def force(self) -> None:
         """Make :meth:`shutdown` wait no longer for what is in flight."""
         self._patience_lost.set()
@@ -236,7 +257,11 @@ class Server(Service):
             if access_log is not None:
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
-            own = [endpoint for _, endpoint in self._endpoints if endpoint is not None]
+            own = [
+                endpoint
+                for _, endpoint in (*self._endpoints, *self._redirects)
+                if endpoint is not None
+            ]
             for socket_endpoint in own:
                 ending.callback(socket_endpoint.close)
             bind_all(own)
@@ -286,21 +311,47 @@ class Server(Service):
                 connections=self.connections,
                 http2=settings.http2,
             )
-            duties = [wheel.tick, headers.refresh]
+            duties: list[Callable[[], object]] = [wheel.tick, headers.refresh]
+            duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(_EverySecond(loop, duties))
             ending.push_async_callback(self._drain, manager)
             for text, endpoint in endpoints:
-                scheme = scheme_of(text)
+                scheme = scheme_of(text, endpoint)
                 factory = HTTPFactory(replace(context, scheme=scheme))
                 self.listeners.append(await _listen(text, endpoint, factory))
+            await self._listen_for_redirects(context, streams)
 
             self._announce(loop)
             if self._ready_callable is not None:
                 self._ready_callable()
             self._serving.set()
             await self._stop_asked.wait()
+
+    async def _listen_for_redirects(
+        self, context: HTTPContext, streams: ExchangeContext
+    ) -> None:
+        """Send those who come without TLS to the first listener that has it."""
+        if not self._redirects:
+            return
+        ports = [
+            address.port
+            for item, port in zip(self._endpoints, self.listeners, strict=True)
+            if scheme_of(*item) == "https"
+            for address in _addresses(port)
+            if hasattr(address, "port")
+        ]
+        application = redirect_to_https(ports[0] if ports else 443)
+        manager = ApplicationManager(application, asyncio.get_running_loop())
+        open_stream = partial(HTTPStream, replace(streams, manager=manager))
+        # WebSockets, too: an answer which isn't 101 denies them.
+        context = replace(
+            context, open_stream=open_stream, open_websocket=open_stream, scheme="http"
+        )
+        for text, endpoint in self._redirects:
+            assert endpoint is not None
+            self.listeners.append(await _listen(text, endpoint, HTTPFactory(context)))
 
     def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
         """Add those endpoints which are Twisted's: they need the reactor."""
@@ -382,14 +433,16 @@ class Server(Service):
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         kind = type(loop).__module__.partition(".")[0]
         versions = _VERSIONS[self.settings.http2.http]
-        for (text, _), port in zip(self._endpoints, self.listeners, strict=True):
+        endpoints = (*self._endpoints, *self._redirects)
+        for item, port in zip(endpoints, self.listeners, strict=True):
+            what = "to https" if item in self._redirects else versions
             for address in _addresses(port):
                 if hasattr(address, "port"):
                     host = f"[{address.host}]" if ":" in address.host else address.host
-                    where = f"{scheme_of(text)}://{host}:{address.port}"
+                    where = f"{scheme_of(*item)}://{host}:{address.port}"
                 else:
                     where = f"unix:{os.fsdecode(address.name or b'')}"
-                _logger.info("Listening on %s (%s, %s)", where, versions, kind)
+                _logger.info("Listening on %s (%s, %s)", where, what, kind)
 
     # -- A process of its own --------------------------------------------------
 

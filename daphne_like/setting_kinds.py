@@ -26,12 +26,14 @@ __all__ = [
     "Integer",
     "Kind",
     "Seconds",
+    "Secret",
     "Several",
     "Text",
     "did_you_mean",
     "header",
     "header_name",
     "header_value",
+    "host_and_port",
     "log_format",
     "trusted_peer",
 ]
@@ -297,18 +299,34 @@ class Text(Kind):
         return text if self._check is None else self._check(text)
 
 
+class Secret(Text):
+    """Text which is never shown."""
+
+    __slots__ = ()
+
+
 class Choice(Kind):
-    """One of a few words, in upper or lower case."""
+    """
+    One of a few words, in upper or lower case.
 
-    __slots__ = ("choices",)
+    Args:
+        choices: The words.
+        aliases: Numbers, and what they stand for.
+    """
 
-    def __init__(self, *choices: str) -> None:
+    __slots__ = ("_aliases", "choices")
+
+    def __init__(self, *choices: str, aliases: Mapping[int, str] | None = None) -> None:
         super().__init__("{" + ",".join(choices) + "}")
         self.choices = choices
+        self._aliases = aliases or {}
 
     def read(self, value: object) -> str:
         """Return the word in lower case; ``ValueError`` names the choices."""
         word = value.strip().lower() if isinstance(value, str) else ""
+        number = _integer(value, base=10)
+        if number is not None and number in self._aliases:
+            return self._aliases[number]
         if word not in self.choices:
             allowed = ", ".join(self.choices[:-1]) + f" or {self.choices[-1]}"
             hint = did_you_mean(word, self.choices)
@@ -407,6 +425,14 @@ def header(text: str) -> str:
     if name.lower() in _FRAMING_HEADERS:
         raise ValueError(f"must not be {name}, which the server itself decides")
     return f"{name}:{header_value(value)}"
+
+
+def host_and_port(text: str) -> str:
+    """Return PORT or HOST:PORT, an IPv6 address in brackets, or ``ValueError``."""
+    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^:\[\]/\s]+):)?([0-9]{1,5})", text)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"must be PORT or HOST:PORT, not {text!r}")
+    return text
 
 
 def trusted_peer(text: str) -> str:

@@ -32,12 +32,14 @@ from daphne_like.setting_kinds import (
     Integer,
     Kind,
     Seconds,
+    Secret,
     Several,
     Text,
     did_you_mean,
     header,
     header_name,
     header_value,
+    host_and_port,
     log_format,
     trusted_peer,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "ProxySettings",
     "Setting",
     "Settings",
+    "TLSSettings",
     "WebSocketSettings",
     "read_toml",
 ]
@@ -142,7 +145,11 @@ def setting(
         "given_options": options,
         "off_option": off_option,
     }
-    return field(default=default, metadata={"definition": definition})
+    return field(
+        default=default,
+        repr=not isinstance(kind, Secret),
+        metadata={"definition": definition},
+    )
 
 
 class _Section:
@@ -266,6 +273,100 @@ class BindSettings(_Section):
         FileMode(),
         "permissions of Unix sockets, octal; the directory keeps others out",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TLSSettings(_Section):
+    """Certificates, and what is asked of clients."""
+
+    ssl_certfile: tuple[str, ...] = setting(
+        (),
+        Several(Text("FILE")),
+        "PEM file with a certificate and its chain; makes TLS of what --bind, --port, "
+        "--unix-socket and --fd name; repeatable, then the client's choice of a host "
+        "name decides, and the first is for all others",
+    )
+    ssl_keyfile: tuple[str, ...] = setting(
+        (),
+        Several(Text("FILE")),
+        "PEM file with the private key of the certificate in the same place; without "
+        "any, keys are in the files of the certificates",
+    )
+    ssl_keyfile_password: str | None = setting(
+        None,
+        Secret("PASSWORD"),
+        "password of encrypted private keys; best in the environment, since command "
+        "lines can be seen by others",
+    )
+    ssl_ca_certs: str | None = setting(
+        None,
+        Text("PATH"),
+        "PEM file, or directory made by openssl rehash, with the authorities whose "
+        "client certificates are accepted",
+    )
+    ssl_cert_reqs: str = setting(
+        "none",
+        Choice(
+            *("none", "optional", "required"),
+            # Those of Python's ssl module, which Uvicorn takes.
+            aliases={0: "none", 1: "optional", 2: "required"},
+        ),
+        "whether clients are asked for a certificate; optional refuses wrong ones, too",
+    )
+    ssl_ciphers: str | None = setting(
+        None,
+        Text("LIST"),
+        "cipher suites of TLS 1.2 in OpenSSL's notation, instead of Python's choice, "
+        "which has only those with forward secrecy",
+    )
+    ssl_min_version: str = setting(
+        "1.2",
+        Choice("1.2", "1.3"),
+        "oldest version of TLS; older ones than 1.2 are broken (RFC 8996)",
+    )
+    ssl_handshake_timeout: float = setting(
+        10.0,
+        Seconds(),
+        "time from a connection to the end of its TLS handshake, then a cut; "
+        "0 = no limit",
+    )
+    ssl_reload_interval: float = setting(
+        5.0,
+        Seconds(),
+        "how often the files of certificates are looked at for a change; "
+        "0 = never, only SIGHUP reads them again",
+    )
+    ssl_dev: bool = setting(
+        False,
+        Flag(),
+        "serve TLS with a certificate of our own making, for development: browsers "
+        "warn of it",
+    )
+    redirect_https: str | None = setting(
+        None,
+        Text("[HOST:]PORT", check=host_and_port),
+        "also listen there without TLS, and answer each request with 308 to the "
+        "https URL; on the hosts of --bind, where only a port is given",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse combinations of which a part would have no effect."""
+        _Section.__post_init__(self)
+        if self.ssl_dev and self.ssl_certfile:
+            raise SettingsError("ssl_dev and ssl_certfile exclude each other")
+        if self.ssl_keyfile and len(self.ssl_keyfile) != len(self.ssl_certfile):
+            raise SettingsError(
+                "ssl_keyfile must be given as often as ssl_certfile, or not at all"
+            )
+        if self.ssl_cert_reqs == "none" and self.ssl_ca_certs is not None:
+            raise SettingsError("ssl_ca_certs has no effect without ssl_cert_reqs")
+        if self.ssl_cert_reqs != "none" and self.ssl_ca_certs is None:
+            raise SettingsError("ssl_cert_reqs needs ssl_ca_certs")
+
+    @property
+    def secures_listeners(self) -> bool:
+        """Whether what isn't named by an endpoint string speaks TLS."""
+        return self.ssl_dev or bool(self.ssl_certfile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,6 +701,7 @@ class LifecycleSettings(_Section):
 SECTION_TITLES: Mapping[str, str] = {
     "app": "Application: what is served, and how it starts and stops",
     "bind": "Listening: where connections are taken from",
+    "tls": "TLS: certificates, and what is asked of clients",
     "http": "HTTP: deadlines, limits (0 = none) and headers",
     "http2": "HTTP/2: which versions of HTTP are spoken, and flow control",
     "websocket": "WebSockets: deadlines, limits (0 = none) and compression",
@@ -612,6 +714,7 @@ SECTION_TITLES: Mapping[str, str] = {
 _SECTIONS: dict[str, type[Any]] = {
     "app": ApplicationSettings,
     "bind": BindSettings,
+    "tls": TLSSettings,
     "http": HTTPSettings,
     "http2": HTTP2Settings,
     "websocket": WebSocketSettings,
@@ -654,6 +757,7 @@ class Settings:
 
     app: ApplicationSettings = ApplicationSettings()
     bind: BindSettings = BindSettings()
+    tls: TLSSettings = TLSSettings()
     http: HTTPSettings = HTTPSettings()
     http2: HTTP2Settings = HTTP2Settings()
     websocket: WebSocketSettings = WebSocketSettings()
@@ -731,11 +835,12 @@ class Settings:
                 section = definition.section
                 lines += ["", f"# {SECTION_TITLES[section]}"]
             value = self.value(name)
-            assignment = (
-                f"# {name} is not set"
-                if value is None
-                else f"{name} = {definition.kind.toml(value)}"
-            )
+            if value is None:
+                assignment = f"# {name} is not set"
+            elif isinstance(definition.kind, Secret):
+                assignment = f"# {name} is not shown"
+            else:
+                assignment = f"{name} = {definition.kind.toml(value)}"
             # A file's name may have characters which a TOML comment can't.
             source = "".join(
                 character if character.isprintable() else "?"

@@ -156,7 +156,9 @@ class Exchange:
         origin = policy.resolve(connection.client, connection.scheme, head.headers)
         if origin.headers is not head.headers:
             self.head = head.with_headers(origin.headers)
-        self._connection = Connection(origin.client, connection.server, origin.scheme)
+        self._connection = Connection(
+            origin.client, connection.server, origin.scheme, connection.tls
+        )
         told = origin.root_path
         return self._context.root_path if told is None else told
 

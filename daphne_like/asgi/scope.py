@@ -36,7 +36,7 @@ def http_scope(
 
     Args:
         head: The request.
-        connection: Its addresses and scheme.
+        connection: Its addresses, scheme and TLS.
         root_path: Where the application is mounted. ``path`` begins with it,
             as ASGI's mapping to WSGI supposes, whether or not a proxy has cut
             it off; ``raw_path`` is as received.
@@ -46,6 +46,8 @@ def http_scope(
     if root_path and not _is_below(path, root_path):
         path = root_path + path
     client, server = connection.client, connection.server
+    if connection.tls is not None:
+        extensions["tls"] = connection.tls.copy()
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.5"},

@@ -1,9 +1,9 @@
 """
 Endpoint strings to listening ports.
 
-``tcp:``, ``unix:`` and ``fd:`` are ours and listen through the event loop
-(:mod:`~daphne_like.listeners.transports` tells why); every other string is
-Twisted's, with Twisted's transports under the same protocols.
+``tcp:``, ``unix:``, ``fd:``, ``ssl:`` and ``tls:`` are ours and listen through the
+event loop (:mod:`~daphne_like.listeners.transports` tells why); every other string
+is Twisted's, with Twisted's transports under the same protocols.
 
 An endpoint of ours first binds and later listens. What is in use is then found
 before the application is started, and nobody can connect before it has.
@@ -20,12 +20,17 @@ import os
 import socket
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolNegotiationFactory,
+    IStreamServerEndpoint,
+)
 from zope.interface import implementer
 
 from daphne_like.errors import ListenError, SettingsError
@@ -37,15 +42,18 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IProtocolFactory
 
-    from daphne_like.settings import BindSettings
+    from daphne_like.listeners.tls import ServerTLS
+    from daphne_like.settings import BindSettings, TLSSettings
 
 __all__ = [
     "LoopPort",
     "SocketEndpoint",
     "bind_all",
     "build_endpoint_description_strings",
+    "configured_endpoints",
     "endpoint_from_string",
     "endpoint_strings",
+    "redirect_endpoints",
     "scheme_of",
     "twisted_endpoint",
 ]
@@ -116,31 +124,85 @@ def endpoint_strings(bind: BindSettings) -> list[str]:
     return sorted(strings)
 
 
-def endpoint_from_string(description: str, backlog: int) -> SocketEndpoint | None:
+def configured_endpoints(
+    bind: BindSettings, tls: TLSSettings
+) -> list[tuple[str, SocketEndpoint | None]]:
+    """
+    Make all endpoints of the settings, in the order of :func:`endpoint_strings`.
+
+    What endpoint strings name speaks TLS where they say so. What the other options
+    name does when there is a certificate.
+
+    Returns:
+        Strings and endpoints; ``None`` in place of those which are Twisted's.
+
+    Raises:
+        SettingsError: A string is malformed, or a certificate can't be used.
+    """
+    secured: ServerTLS | None = None
+    if tls.secures_listeners:
+        from daphne_like.listeners.development_certificate import obtain
+        from daphne_like.listeners.tls import ServerTLS
+
+        secured = ServerTLS.from_settings(tls, obtain(bind.bind) if tls.ssl_dev else ())
+    endpoints = []
+    for text in endpoint_strings(bind):
+        endpoint = endpoint_from_string(text, bind.backlog, tls)
+        if secured is not None and endpoint is not None and text not in bind.endpoint:
+            endpoint.tls = secured
+        endpoints.append((text, endpoint))
+    return endpoints
+
+
+def redirect_endpoints(
+    where: str | None, bind: BindSettings
+) -> list[tuple[str, SocketEndpoint | None]]:
+    """
+    Make the endpoints which only send clients elsewhere.
+
+    Args:
+        where: ``HOST:PORT``, or ``PORT`` for the hosts of the settings.
+        bind: Those settings.
+    """
+    if where is None:
+        return []
+    host, _, port = where.rpartition(":")
+    strings = [
+        string
+        for name in ([host] if host else bind.bind or (_DEFAULT_HOST,))
+        for string in build_endpoint_description_strings(name, int(port))
+    ]
+    return [(text, endpoint_from_string(text, bind.backlog)) for text in strings]
+
+
+def endpoint_from_string(
+    description: str, backlog: int, tls: TLSSettings | None = None
+) -> SocketEndpoint | None:
     r"""
     Make the endpoint which a string describes.
 
     Args:
         description: In Twisted's notation, e.g. ``tcp:8000:interface=\:\:1``.
         backlog: Used where the string names none.
+        tls: What holds for TLS where the string doesn't say it.
 
     Returns:
         ``None`` when the kind isn't ours but Twisted's.
 
     Raises:
-        SettingsError: The string is malformed.
+        SettingsError: The string is malformed, or names what can't be used.
     """
     words, named = _split(description)
-    if not words or words[0] not in _KINDS:
-        return None
-    make_source, names = _KINDS[words[0]]
     try:
+        if words and words[0] in ("ssl", "tls"):
+            return _tls_endpoint(words, named, backlog, tls)
+        if not words or words[0] not in _KINDS:
+            return None
+        make_source, names = _KINDS[words[0]]
         arguments = _arguments(words[1:], named, (*names, "backlog"))
         text = arguments.pop("backlog", str(backlog))
-        return SocketEndpoint(
-            make_source(**arguments), _number(text, "backlog", 2**31 - 1)
-        )
-    except ValueError as error:
+        return SocketEndpoint(make_source(**arguments), _backlog(text))
+    except (ValueError, SettingsError) as error:
         raise SettingsError(f"endpoint {description!r}: {error}") from None
 
 
@@ -154,6 +216,8 @@ def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint
     # Imported late: it takes much, and most users' endpoints are ours.
     from twisted.internet.endpoints import serverFromString
 
+    _let_wrappers_negotiate()
+
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # noqa: BLE001 - plugins raise what they like
@@ -165,9 +229,35 @@ def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint
     return endpoint
 
 
-def scheme_of(description: str) -> str:
-    """Tell the URL scheme of what listens on an endpoint of Twisted's."""
-    # HAProxy's own header comes before the TLS handshake: haproxy:ssl:...
+@lru_cache(maxsize=1)
+def _let_wrappers_negotiate() -> None:
+    """
+    Let Twisted's TLS find the protocols of a factory that is wrapped once more.
+
+    That for HAProxy, for instance, says nothing of ALPN; and Twisted 26.10 fails
+    all handshakes of clients which offer a protocol where there is none.
+    """
+    from twisted.protocols.policies import WrappingFactory
+    from twisted.python.components import registerAdapter
+
+    registerAdapter(
+        lambda wrapper: IProtocolNegotiationFactory(wrapper.wrappedFactory, None),
+        WrappingFactory,
+        IProtocolNegotiationFactory,
+    )
+
+
+def scheme_of(description: str, endpoint: object = None) -> str:
+    """
+    Tell the URL scheme of what listens on an endpoint.
+
+    Args:
+        description: The endpoint's string.
+        endpoint: The endpoint, where it is ours.
+    """
+    if isinstance(endpoint, SocketEndpoint):
+        return "http" if endpoint.tls is None else "https"
+    # HAProxy's own header comes within TLS: haproxy:ssl:...
     kind = description.removeprefix("haproxy:").partition(":")[0]
     return "https" if kind in ("ssl", "tls") else "http"
 
@@ -223,6 +313,55 @@ def _arguments(
     if names[0] not in arguments:
         raise ValueError(f"{names[0]} is missing")
     return arguments
+
+
+def _tls_endpoint(
+    words: list[str],
+    named: dict[str, str],
+    backlog: int,
+    settings: TLSSettings | None,
+) -> SocketEndpoint | None:
+    """
+    Make an endpoint with the certificate which its string names.
+
+    ``ssl:`` is Twisted's, with the same names and order of arguments. So is
+    ``tls:``, which takes a directory; with one of the names of files for ``ssl:``
+    it means that. ``tls:`` is also the kind of a plugin, which has an endpoint in
+    place of the port: that goes to Twisted.
+    """
+    from daphne_like.listeners import tls
+    from daphne_like.settings import TLSSettings
+
+    policy = tls.TLSPolicy.from_settings(settings or TLSSettings())
+    source: tls.CertificateSource
+    if words[0] == "ssl" or {"privateKey", "certKey"} & set(named):
+        arguments = _arguments(words[1:], named, _SSL_ARGUMENTS)
+        key = arguments.get("privateKey", "server.pem")
+        if "sslmethod" in arguments:
+            policy = policy.with_method(arguments["sslmethod"])
+        policy = replace(policy, dh_parameters=arguments.get("dhParameters"))
+        source = tls.CertificateFiles(
+            arguments.get("certKey", key),
+            key,
+            arguments.get("extraCertChain"),
+            None if settings is None else settings.ssl_keyfile_password,
+        )
+        where = _TCPSource.of(arguments["port"], arguments.get("interface", ""))
+    else:
+        if len(words) > 2 and not words[2].isdigit():
+            return None
+        arguments = _arguments(words[1:], named, _TLS_ARGUMENTS)
+        source = tls.CertificateDirectory(arguments["path"])
+        where = _TCPSource.of(
+            arguments.get("port", "443"), arguments.get("interface", "::")
+        )
+    endpoint = SocketEndpoint(where, _backlog(arguments.get("backlog", str(backlog))))
+    endpoint.tls = tls.ServerTLS([source], policy)
+    return endpoint
+
+
+def _backlog(text: str) -> int:
+    return _number(text, "backlog", 2**31 - 1)
 
 
 def _number(text: str, what: str, largest: int) -> int:
@@ -474,6 +613,14 @@ _KINDS: dict[str, tuple[Callable[..., SocketSource], tuple[str, ...]]] = {
 }
 
 
+# In Twisted's order, as they may come without their names.
+_SSL_ARGUMENTS = (
+    *("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
+    *("extraCertChain", "dhParameters"),
+)
+_TLS_ARGUMENTS = ("path", "port", "backlog", "interface")
+
+
 # -- Listening ---------------------------------------------------------------
 
 
@@ -492,9 +639,15 @@ def bind_all(endpoints: Iterable[SocketEndpoint]) -> None:
 
 @implementer(IStreamServerEndpoint)
 class SocketEndpoint:
-    """Listens through the running event loop."""
+    """
+    Listens through the running event loop.
+
+    Attributes:
+        tls: The certificates; ``None`` for no TLS.
+    """
 
     def __init__(self, source: SocketSource, backlog: int) -> None:
+        self.tls: ServerTLS | None = None
         self._source = source
         self._backlog = backlog
         self._sockets: list[socket.socket] = []
@@ -545,7 +698,7 @@ class SocketEndpoint:
     async def _listen(self, factory: IProtocolFactory) -> IListeningPort:
         if not self._sockets:
             self.bind()
-        servers: list[asyncio.AbstractServer] = []
+        servers: list[_Acceptor] = []
         try:
             if self._file != self._identify_file():
                 # Bound and not yet listening, it looked stale to another server.
@@ -562,12 +715,16 @@ class SocketEndpoint:
                 raise _listen_error(self._source.where, error) from None
             raise
 
-    async def _start(
-        self, sock: socket.socket, factory: IProtocolFactory
-    ) -> asyncio.AbstractServer:
+    async def _start(self, sock: socket.socket, factory: IProtocolFactory) -> _Acceptor:
         sock.setblocking(False)
         # uvloop says nothing when it can't listen; so that is done here.
         sock.listen(self._backlog)
+        if self.tls is not None:
+            from daphne_like.listeners.tls_transports import TLSAcceptor
+
+            if IProtocolNegotiationFactory.providedBy(factory):
+                self.tls.offer(factory.acceptableProtocols())
+            return TLSAcceptor(sock, factory, self.tls)
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTS_PER_TURN}
         listen: Callable[..., Any] = loop.create_server
@@ -594,6 +751,13 @@ class SocketEndpoint:
         return status.st_dev, status.st_ino
 
 
+class _Acceptor(Protocol):
+    """Accepts connections: a server of the event loop, for instance."""
+
+    def close(self) -> None:
+        """Accept no more."""
+
+
 @implementer(IListeningPort)
 class LoopPort:
     """The listening sockets of one endpoint."""
@@ -602,7 +766,7 @@ class LoopPort:
         self,
         endpoint: SocketEndpoint,
         factory: IProtocolFactory,
-        servers: Sequence[asyncio.AbstractServer],
+        servers: Sequence[_Acceptor],
         sockets: Sequence[socket.socket],
     ) -> None:
         self._endpoint = endpoint

@@ -97,12 +97,16 @@ class LoopTransport(asyncio.Protocol):
         self.write = self._transport.write
         protocol = None
         if not self._has_gone():
-            protocol = self._factory.buildProtocol(self.getPeer())
+            protocol = self._build_protocol()
         if protocol is None:
             self._transport.abort()
             return
         self.switch_protocol(protocol)
         protocol.makeConnection(self)
+
+    def _build_protocol(self) -> IProtocol | None:
+        """Let the factory make the protocol."""
+        return self._factory.buildProtocol(self.getPeer())
 
     def _has_gone(self) -> bool:
         """Whether the peer left before it was accepted: then it has no address."""

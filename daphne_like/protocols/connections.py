@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daphne_like.protocols.interfaces import Connection
+from daphne_like.protocols.tls_extension import tls_extension
 from daphne_like.settings import HTTP2Settings
 
 if TYPE_CHECKING:
@@ -84,7 +85,13 @@ class HTTPContext:
 
 
 def describe(transport: Transport, scheme: str) -> Connection:
-    """Read the addresses of a transport; those of Unix sockets have no port."""
+    """
+    Read the addresses and the TLS of a transport; Unix sockets have no port.
+
+    Args:
+        transport: On which the handshake, if there is one, is over.
+        scheme: The listener's, which counts where the transport knows of no TLS.
+    """
     peer, host = transport.getPeer(), transport.getHost()
     client = (peer.host, peer.port) if hasattr(peer, "port") else None
     server: tuple[str, int | None] | None
@@ -93,7 +100,8 @@ def describe(transport: Transport, scheme: str) -> Connection:
     else:
         name = getattr(host, "name", None)
         server = (os.fsdecode(name), None) if name else None
-    return Connection(client, server, scheme)
+    tls = tls_extension(transport)
+    return Connection(client, server, scheme if tls is None else "https", tls)
 
 
 def unsent_bytes(transport: Any) -> int:
@@ -115,7 +123,7 @@ def close_writing(transport: Any) -> Callable[[], None] | None:
     Twisted's TLS has no such method, but passes on that of TCP below it, which
     would end TLS without its own farewell (RFC 8446 section 6.1).
     """
-    if not hasattr(type(transport), "loseWriteConnection"):
+    if getattr(type(transport), "loseWriteConnection", None) is None:
         return None
     close: Callable[[], None] = transport.loseWriteConnection
     return close

@@ -249,19 +249,18 @@ class HTTP1Protocol:
         Close in a way that leaves the peer time to read the answer.
 
         A socket that is closed with unread bytes is reset, and the peer drops
-        the answer with it. RFC 9112 section 9.6: close the write side first.
+        the answer with it. RFC 9112 section 9.6: close the write side first. Under
+        TLS that can't be; the answer tells its end by itself.
         """
-        half_close = close_writing(self.transport)
-        if half_close is None:
-            self._close()
-            return
         self._state = _State.LINGERING
         self._forget_requests()
         self._await_progress()
         self._idle_deadline = self._clock() + _LINGER_TIMEOUT
         self._watch(self._idle_deadline)
         self._leave_transport()
-        half_close()
+        half_close = close_writing(self.transport)
+        if half_close is not None:
+            half_close()
         self._pace_reading()
 
     def _leave_transport(self) -> None:

@@ -46,11 +46,13 @@ class Connection:
         server: Address and port of the listener; the path and ``None`` on a
             Unix socket; ``None`` where it can't be known.
         scheme: ``http`` or ``https``.
+        tls: ASGI's TLS extension, on a TLS connection; not to be changed.
     """
 
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
     scheme: str
+    tls: dict[str, object] | None = None
 
 
 class RequestHead:

@@ -10,16 +10,12 @@ import ssl
 import stat
 import subprocess
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import Authority
 from raw_http import connect, read_to_end, read_until, split_answers
 from server_process import LOOPS, Serve, ServerProcess
 
@@ -296,40 +292,21 @@ class TwistedServer(NamedTuple):
     def connect(self) -> socket.socket:
         """Connect as the endpoint wants it."""
         sock = connect(self.server.url)
-        if self.kind == "haproxy":
-            sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 80\r\n")
         if self.kind == "ssl":
             context = ssl.create_default_context(cafile=str(self.certificate))
-            return context.wrap_socket(sock, server_hostname="127.0.0.1")
+            sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
+        if self.kind != "tcp6":
+            sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 80\r\n")
         return sock
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a key and a certificate for 127.0.0.1, both in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.now(timezone.utc)
-    host = x509.IPAddress(ip_address("127.0.0.1"))
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    """Make a key and a certificate for 127.0.0.1, and what clients trust."""
+    authority = Authority()
     path = tmp_path_factory.mktemp("tls") / "server.pem"
-    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
-    return path
+    path.with_name("root.pem").write_text(authority.pem)
+    return authority.issue("127.0.0.1").write(path)
 
 
 @pytest.fixture(scope="module", params=["tcp6", "haproxy", "ssl"])
@@ -340,12 +317,13 @@ def twisted_server(
     strings = {
         "tcp6": r"tcp6:0:interface=\:\:1",
         "haproxy": "haproxy:tcp:0:interface=127.0.0.1",
-        "ssl": f"ssl:0:interface=127.0.0.1:privateKey={certificate}",
+        # With TLS of its own, which ssl: alone has not.
+        "ssl": f"haproxy:ssl:0:interface=127.0.0.1:privateKey={certificate}",
     }
     if request.param == "tcp6" and not has_ipv6():
         pytest.skip("this system has no IPv6")
     server = serve_module(APPLICATION, "-e", strings[request.param])
-    return TwistedServer(request.param, server, certificate)
+    return TwistedServer(request.param, server, certificate.with_name("root.pem"))
 
 
 def test_twisted_transports_keep_connections_alive(
@@ -401,7 +379,7 @@ def test_twisted_transports_tell_the_scope(twisted_server: TwistedServer) -> Non
     scheme = "https" if twisted_server.kind == "ssl" else "http"
     assert scheme == scope["scheme"]
     assert twisted_server.server.url.startswith(f"{scheme}://")
-    if twisted_server.kind == "haproxy":
+    if twisted_server.kind != "tcp6":
         client = ("192.0.2.7", 5000)
     assert [*client] == scope["client"]
 

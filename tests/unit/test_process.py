@@ -28,6 +28,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.failure: Exception | None = None
+        self.can_reload = False
 
     async def startup(self) -> None:
         """Start, or fail."""
@@ -42,6 +43,10 @@ class FakeServer:
     def force(self) -> None:
         """Lose patience."""
         self.events.append("force")
+
+    def reload(self) -> None:
+        """Read again what may have changed."""
+        self.events.append("reload")
 
 
 class FakeReactor:
@@ -102,7 +107,7 @@ def reactor(
     monkeypatch.setattr(process, "install", lambda kind: fake)
     monkeypatch.setattr(process, "bridge_twisted_logging", lambda: None)
     monkeypatch.setattr(process, "_raise_descriptor_limit", lambda: None)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield fake
     for number, handler in before.items():
@@ -279,6 +284,40 @@ def test_debugging_is_asyncios(
     run_until_stopped(server, debug=debug)
 
     assert [debug] == modes
+
+
+def _hang_up(reactor: FakeReactor) -> Callable[[], None]:
+    def script() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        reactor.loop.call_later(0.05, reactor.stop)
+
+    return script
+
+
+def test_sighup_reads_again_what_may_have_changed(
+    reactor: FakeReactor, server: FakeServer
+) -> None:
+    """Certificates are renewed, and the process goes on."""
+    server.can_reload = True
+    reactor.script = _hang_up(reactor)
+
+    run_until_stopped(server)
+
+    assert ["startup", "reload", "shutdown"] == server.events
+
+
+def test_sighup_is_left_alone_where_there_is_nothing_to_read(
+    reactor: FakeReactor, server: FakeServer
+) -> None:
+    """Without certificates, whoever has set a handler keeps it."""
+    heard: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
+    reactor.script = _hang_up(reactor)
+
+    run_until_stopped(server)
+
+    assert ["startup", "shutdown"] == server.events
+    assert [signal.SIGHUP] == heard
 
 
 # -- What is left behind -------------------------------------------------------------------

@@ -22,11 +22,14 @@ from daphne_like.setting_kinds import (
     header,
     header_name,
     header_value,
+    host_and_port,
     log_format,
     trusted_peer,
 )
 
 PORT = Integer(0, 65535, metavar="PORT")
+NUMBERED = Choice("none", "some", aliases={0: "none", 1: "some"})
+ADDRESS = Text("PORT", check=host_and_port)
 WORDS = Several(Text("WORD"))
 PEERS = Several(Text("LIST", check=trusted_peer), separated=True)
 
@@ -58,6 +61,12 @@ PEERS = Several(Text("LIST", check=trusted_peer), separated=True)
         (Text("NAME", empty=True), "", ""),
         (Text("FORMAT", controls=True), "a\tb", "a\tb"),
         (Choice("auto", "on", "off"), "ON", "on"),
+        (NUMBERED, 1, "some"),
+        (NUMBERED, "1", "some"),
+        (NUMBERED, "NONE", "none"),
+        (ADDRESS, "80", "80"),
+        (ADDRESS, "example.org:0", "example.org:0"),
+        (ADDRESS, "[::1]:65535", "[::1]:65535"),
         (WORDS, "a,b", ("a,b",)),
         (WORDS, ["a", "b"], ("a", "b")),
         (WORDS, (), ()),
@@ -113,6 +122,13 @@ def test_values_can_be_written_in_several_ways(
         (Text("NAME"), "a\udc80", "must be valid Unicode"),
         (Choice("auto", "on", "off"), "of", "must be auto, on or off, not 'of'"),
         (Choice("auto", "on", "off"), None, "must be auto, on or off, not None"),
+        (NUMBERED, 2, "must be none or some, not 2"),
+        (NUMBERED, True, "must be none or some, not True"),
+        (ADDRESS, "65536", "must be PORT or HOST:PORT"),
+        (ADDRESS, "::1:80", "must be PORT or HOST:PORT"),
+        (ADDRESS, ":80", "must be PORT or HOST:PORT"),
+        (ADDRESS, "a b:80", "must be PORT or HOST:PORT"),
+        (ADDRESS, "http://a", "must be PORT or HOST:PORT"),
         (WORDS, ["a", ""], "must not be empty"),
         (WORDS, {"a"}, "must be text"),
         (PEERS, "10.0.0.1/8", "must be IP addresses.* host bits set"),

@@ -21,6 +21,7 @@ from daphne_like.setting_kinds import (
     Integer,
     Kind,
     Seconds,
+    Secret,
     Several,
     Text,
 )
@@ -57,6 +58,12 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "forwarded_allow_ips": st.lists(
         st.one_of(st.ip_addresses().map(str), st.sampled_from(["*", "unix"]))
     ),
+    # Some settings need each other, and some exclude each other.
+    "ssl_keyfile": st.just([]),
+    "ssl_dev": st.just(False),
+    "ssl_cert_reqs": st.sampled_from(["optional", "required"]),
+    "ssl_ca_certs": st.text(_LINE, min_size=1),
+    "redirect_https": st.sampled_from(["80", "localhost:80", "[::1]:8080"]),
     "log_fmt": st.text(st.characters(exclude_categories=["Cs"])).map(
         lambda text: "%(message)s" + text.replace("%", "")
     ),
@@ -81,14 +88,19 @@ def values_of(kind: Kind) -> st.SearchStrategy[Any]:
     return st.text(_LINE, min_size=0 if kind._empty else 1)
 
 
+# Without these, others would have no effect.
+_NEEDED = ("proxy_headers", "ssl_cert_reqs", "ssl_ca_certs")
+
+
 def any_overrides() -> st.SearchStrategy[dict[str, Any]]:
     """Some settings with valid values, by flat name."""
     return st.fixed_dictionaries(
-        {"proxy_headers": _SPECIAL["proxy_headers"]},
+        {name: _SPECIAL[name] for name in _NEEDED},
         optional={
             name: _SPECIAL.get(name, values_of(definition.kind))
             for name, definition in KNOWN_SETTINGS.items()
-            if name != "proxy_headers"
+            # What isn't shown can't be fed back.
+            if name not in _NEEDED and not isinstance(definition.kind, Secret)
         },
     )
 
@@ -123,6 +135,35 @@ def test_each_setting_can_come_from_the_environment(overrides: dict[str, Any]) -
     assert settings == Settings.from_sources(environ=environ)
 
 
+def test_a_password_is_not_shown() -> None:
+    """What is printed for a bug report holds no secret."""
+    settings = Settings.of(ssl_keyfile_password="hunter2")
+
+    assert "hunter2" == settings.tls.ssl_keyfile_password
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in settings.to_toml()
+    assert "# ssl_keyfile_password is not shown" in settings.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"ssl_dev": True, "ssl_certfile": "a"}, "ssl_dev and ssl_certfile exclude"),
+        ({"ssl_keyfile": "a"}, "ssl_keyfile must be given as often as ssl_certfile"),
+        (
+            {"ssl_certfile": ["a", "b"], "ssl_keyfile": "a"},
+            "ssl_keyfile must be given as often as ssl_certfile",
+        ),
+        ({"ssl_ca_certs": "a"}, "ssl_ca_certs has no effect without ssl_cert_reqs"),
+        ({"ssl_cert_reqs": "optional"}, "ssl_cert_reqs needs ssl_ca_certs"),
+    ],
+)
+def test_settings_of_tls_fit_together(overrides: dict[str, Any], reason: str) -> None:
+    """What would have no effect, or only half of it, is a mistake."""
+    with pytest.raises(SettingsError, match=f"^{reason}"):
+        Settings.of(**overrides)
+
+
 def test_the_defaults_are_the_documented_ones() -> None:
     """Without any source, the contract's defaults hold."""
     settings = Settings()
@@ -146,6 +187,17 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "endpoint": (),
         "backlog": 2048,
         "uds_permissions": 0o666,
+        "ssl_certfile": (),
+        "ssl_keyfile": (),
+        "ssl_keyfile_password": None,
+        "ssl_ca_certs": None,
+        "ssl_cert_reqs": "none",
+        "ssl_ciphers": None,
+        "ssl_min_version": "1.2",
+        "ssl_handshake_timeout": 10.0,
+        "ssl_reload_interval": 5.0,
+        "ssl_dev": False,
+        "redirect_https": None,
         "http_timeout": None,
         "timeout_keep_alive": 5.0,
         "timeout_request_header": 10.0,

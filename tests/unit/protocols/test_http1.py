@@ -731,13 +731,19 @@ def test_lingering_goes_on_while_the_answer_is_still_being_taken() -> None:
     assert connection.is_lost()
 
 
-def test_a_transport_that_cannot_half_close_is_closed() -> None:
-    """TLS has no half close; the answer is given all the same."""
+def test_a_transport_that_cannot_half_close_is_closed_later() -> None:
+    """TLS has no half close; the client gets the same time to read the answer."""
     connection = MemoryConnection(hello, transport=PlainTransport())
     connection.receive(post(b"", length=10**9))
 
     assert OK_CLOSE == connection.written
+    assert "" == connection.transport.end
+
+    connection.receive(b"x" * 1000)
+    connection.wait(3)
+
     assert "closing" == connection.transport.end
+    assert OK_CLOSE == connection.written
 
 
 def test_reading_is_resumed_to_read_off_a_refused_body() -> None:
@@ -1635,6 +1641,7 @@ def test_a_slow_peer_on_a_transport_of_twisted_is_not_dropped(size: int) -> None
     protocol = HTTPFactory(connection.protocol._context).buildProtocol(
         UNIXAddress(None)
     )
+    assert isinstance(protocol, HTTP1Protocol)
     protocol.makeConnection(descriptor)
     protocol.dataReceived(get())
     connection.streams[-1].answer(b"x" * size, end=False)
