@@ -21,9 +21,9 @@ import socket
 import stat
 import sys
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocolFactory
 
     from daphne_like.listeners.tls import ServerTLS
+    from daphne_like.listeners.tls_transports import Handshakes
     from daphne_like.settings import BindSettings, TLSSettings
 
 __all__ = [
@@ -719,12 +720,17 @@ class SocketEndpoint:
         sock.setblocking(False)
         # uvloop says nothing when it can't listen; so that is done here.
         sock.listen(self._backlog)
+        make_transport: Callable[[], LoopTransport] = partial(LoopTransport, factory)
+        handshakes: Handshakes | None = None
         if self.tls is not None:
-            from daphne_like.listeners.tls_transports import TLSAcceptor
+            from daphne_like.listeners import tls_transports
 
             if IProtocolNegotiationFactory.providedBy(factory):
                 self.tls.offer(factory.acceptableProtocols())
-            return TLSAcceptor(sock, factory, self.tls)
+            handshakes = tls_transports.Handshakes(self.tls)
+            make_transport = partial(
+                tls_transports.LoopTLSTransport, factory, handshakes
+            )
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTS_PER_TURN}
         listen: Callable[..., Any] = loop.create_server
@@ -733,12 +739,10 @@ class SocketEndpoint:
             if sys.version_info >= (3, 13):
                 # The file may be systemd's; when it is ours, we remove it.
                 options["cleanup_socket"] = False
-        server: asyncio.AbstractServer = await listen(
-            lambda: LoopTransport(factory), **options
-        )
+        server: asyncio.AbstractServer = await listen(make_transport, **options)
         # Once more, in place of what the loop took for the backlog.
         sock.listen(self._backlog)
-        return server
+        return _Acceptor(server, handshakes)
 
     def _identify_file(self) -> tuple[int, int] | None:
         """Tell one socket file from another at the same path."""
@@ -751,11 +755,20 @@ class SocketEndpoint:
         return status.st_dev, status.st_ino
 
 
-class _Acceptor(Protocol):
-    """Accepts connections: a server of the event loop, for instance."""
+class _Acceptor:
+    """Accepts the connections of one socket."""
+
+    def __init__(
+        self, server: asyncio.AbstractServer, handshakes: Handshakes | None
+    ) -> None:
+        self._server = server
+        self._handshakes = handshakes
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more; cut those whose handshake isn't done."""
+        self._server.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
 
 
 @implementer(IListeningPort)

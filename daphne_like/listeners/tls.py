@@ -20,10 +20,9 @@ import logging
 import ssl
 import tempfile
 import time
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -33,13 +32,11 @@ from daphne_like.errors import SettingsError
 from daphne_like.protocols.tls_extension import CERTIFICATE_ATTRIBUTE
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from daphne_like.settings import TLSSettings
 
 __all__ = [
-    "HANDSHAKE_SOCKET",
     "CertificateDirectory",
     "CertificateFiles",
     "CertificateSource",
@@ -55,9 +52,6 @@ _REQUIREMENTS = {
     "optional": ssl.CERT_OPTIONAL,
     "required": ssl.CERT_REQUIRED,
 }
-
-HANDSHAKE_SOCKET: ContextVar[socket.socket] = ContextVar("handshake_socket")
-"""The socket on which the handshake in this context of the event loop takes place."""
 
 _KEY_BEGIN = b"PRIVATE KEY-----"
 
@@ -363,7 +357,7 @@ class TLSPolicy:
 
 class ServerContext(ssl.SSLContext):
     """
-    A context which knows its certificate, and tells clients why it refuses them.
+    A context which knows its certificate.
 
     Attributes:
         certificate_pem: The certificate, without its chain.
@@ -371,41 +365,6 @@ class ServerContext(ssl.SSLContext):
 
     certificate_pem: str
 
-    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        """Make the object of a connection, whose alerts go to the right socket."""
-        ssl_object = super().wrap_bio(*arguments, **options)
-        if isinstance(ssl_object, _AlertingSSLObject):
-            ssl_object.outgoing = arguments[1]
-            ssl_object.sock = HANDSHAKE_SOCKET.get(None)
-        return ssl_object
-
-
-class _AlertingSSLObject(ssl.SSLObject):
-    """
-    Sends the alert when a handshake fails.
-
-    OpenSSL writes it (RFC 8446 section 6.2), but event loops close the connection
-    without looking, so that the client would see an end without a reason.
-    """
-
-    outgoing: ssl.MemoryBIO
-    sock: socket.socket | None
-
-    def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError:
-            if self.sock is not None:
-                # What else is to be sent in a handshake never fills the buffer.
-                with contextlib.suppress(OSError):
-                    self.sock.send(self.outgoing.read())
-            raise
-        self.sock = None
-
-
-ServerContext.sslobject_class = _AlertingSSLObject
 
 assert CERTIFICATE_ATTRIBUTE in ServerContext.__annotations__
 

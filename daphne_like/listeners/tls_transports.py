@@ -1,14 +1,12 @@
 """
-TLS under the event loop: arriving connections, their handshake, their transport.
+TLS between the event loop's transport and a Twisted protocol.
 
-A connection waits for its first byte outside of TLS, where it costs no more than
-a socket. That byte tells a handshake from plain HTTP, which gets a readable answer.
-The handshake is the event loop's, and so is the encryption:
 :class:`LoopTLSTransport` is a :class:`~daphne_like.listeners.transports.LoopTransport`
-over the loop's TLS transport.
-
-The listening socket is read here and not by the loop's server, because that one
-would take the first byte, and uvloop's drops connections when no descriptor is left.
+which decrypts what arrives and encrypts what is written, by :class:`ssl.SSLObject` over
+buffers in memory. The loops' own TLS does the same, and is left aside for three
+reasons: it asks for more after each read, and the exception which says that there is no
+more costs as much as a small request; it closes without an alert when a handshake fails;
+and plain HTTP on a TLS port gets no readable answer.
 
 Tests: ``tests/unit/listeners/test_tls_transports.py``.
 """
@@ -17,49 +15,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from twisted.internet.interfaces import INegotiated
 from zope.interface import implementer
 
-from daphne_like.listeners.tls import HANDSHAKE_SOCKET
 from daphne_like.listeners.transports import LoopTransport
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from OpenSSL.crypto import X509
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
     from daphne_like.listeners.tls import ServerTLS
 
-__all__ = ["LoopTLSTransport", "TLSAcceptor"]
+__all__ = ["Handshakes", "LoopTLSTransport"]
 
 _logger = logging.getLogger("daphne_like.server")
 
-# A turn of the loop accepts so many.
-_ACCEPTS_PER_TURN = 32
-# Handshakes are work and take memory. More connections than these wait in the
-# kernel's queue, in order; those which don't even begin are cut for them.
+# Handshakes are work and take memory. When there are so many, those which don't even
+# begin give way to new ones.
 _MOST_PENDING = 1024
-_PATIENCE_WHEN_FULL = 1.0
-# When the system has no descriptor left, the listener rests for so long.
-_REST = 1.0
 # How long a client may go on sending what nobody reads (as in protocols.http1).
 _LINGER_TIMEOUT = 2.0
-# How often it is looked whether the last bytes are written, before the farewell.
-_FLUSH_INTERVAL = 0.05
-# For the loop, which insists on a timeout; ours comes first.
-_FOR_EVER = 86400.0 * 365
-# Bytes which wait for the peer, beside those which are encrypted already; as
-# without TLS.
-_HIGH_WATER_BYTES = 64 * 1024
 
-# RFC 8446 section 5.1: each record begins with its type.
+# RFC 8446 section 5.1: each record begins with its type, and holds so much.
 _HANDSHAKE_RECORD = 0x16
+_RECORD_BYTES = 16 * 1024
 
 _EXPLANATION = b"This port speaks HTTPS: use https:// instead of http://.\n"
 _ANSWER_TO_HTTP = (
@@ -71,47 +56,222 @@ _ANSWER_TO_HTTP = (
 )
 
 
+class Handshakes:
+    """
+    The connections of a listener whose handshake isn't done.
+
+    Args:
+        tls: The certificates.
+    """
+
+    def __init__(self, tls: ServerTLS) -> None:
+        self.tls = tls
+        self.pending: dict[LoopTLSTransport, asyncio.TimerHandle | None] = {}
+
+    def begin(self, transport: LoopTLSTransport) -> bool:
+        """Limit the time of a new connection; tell whether there is room for it."""
+        if len(self.pending) >= _MOST_PENDING and not self._make_room():
+            return False
+        self.limit(transport, self.tls.handshake_timeout)
+        return True
+
+    def limit(self, transport: LoopTLSTransport, timeout: float) -> None:
+        """Cut a connection after so many seconds; 0 for no limit."""
+        self.end(transport)
+        timer = None
+        if timeout:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(timeout, transport.give_up)
+        self.pending[transport] = timer
+
+    def end(self, transport: LoopTLSTransport) -> None:
+        """Forget a connection whose handshake is over, one way or the other."""
+        timer = self.pending.pop(transport, None)
+        if timer is not None:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Cut them all."""
+        for transport in [*self.pending]:
+            transport.give_up()
+
+    def _make_room(self) -> bool:
+        """Cut the oldest of those which haven't sent a byte; tell whether one was."""
+        for transport in self.pending:
+            if transport.is_idle:
+                self.end(transport)
+                transport.give_up()
+                return True
+        return False
+
+
 @implementer(INegotiated)
 class LoopTLSTransport(LoopTransport):  # type: ignore[override]
     """
-    One connection whose handshake is done, between the loop and a Twisted protocol.
+    One accepted connection with TLS.
+
+    The protocol is made when the handshake is done.
+
+    Flow control is that of the transport below: what is written is encrypted at once.
 
     Attributes:
+        is_idle: No byte has come yet.
         ssl_object: What tells of the handshake.
     """
 
-    __slots__ = ("_closing", "_early", "_raw", "ssl_object")
+    __slots__ = (
+        "_closing",
+        "_deliver",
+        "_handshakes",
+        "_incoming",
+        "_outgoing",
+        "is_idle",
+        "ssl_object",
+    )
 
     # What the kernel copies would not be encrypted, so nobody may find this.
     send_file = None  # type: ignore[assignment]
-    # TLS can end one direction alone (RFC 8446 section 6.1); event loops can't.
-    loseWriteConnection = None  # type: ignore[assignment]
 
-    def __init__(self, factory: IProtocolFactory) -> None:
+    ssl_object: ssl.SSLObject
+
+    def __init__(self, factory: IProtocolFactory, handshakes: Handshakes) -> None:
         super().__init__(factory)
+        self._handshakes = handshakes
         self._closing = False
-        self._early: list[bytes] = []
-        # A request may arrive together with the end of the handshake.
-        self.data_received = self._early.append
+        self.is_idle = True
+        self.data_received = self._handshake_received
 
-    def secured(self, raw: asyncio.Transport, transport: asyncio.Transport) -> None:
-        """
-        Begin, after the handshake.
+    # -- The handshake -------------------------------------------------------
 
-        Args:
-            raw: The loop's transport below TLS.
-            transport: That above.
-        """
-        ssl_object = transport.get_extra_info("ssl_object")
-        if self._lost or ssl_object is None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the client's first byte."""
+        self._transport = cast("asyncio.Transport", transport)
+        if not self._handshakes.begin(self):
+            self._transport.abort()
+
+    def give_up(self) -> None:
+        """Close without a handshake."""
+        self._closing = True
+        self._transport.close()
+
+    def _handshake_received(self, data: bytes) -> None:
+        """Go on with the handshake."""
+        if self._closing:
             return
-        self._raw = raw
-        self.ssl_object: ssl.SSLObject = ssl_object
-        transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
-        self.connection_made(transport)
-        early, self._early = self._early, []
-        if early and not self._lost:
-            self.data_received(b"".join(early))
+        if self.is_idle:
+            self.is_idle = False
+            if data[0] != _HANDSHAKE_RECORD:
+                self._explain(data)
+                return
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.ssl_object = self._handshakes.tls.context.wrap_bio(
+                self._incoming, self._outgoing, server_side=True
+            )
+        self._incoming.write(data)
+        try:
+            self.ssl_object.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send_encrypted()
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            _logger.debug("A TLS handshake has failed: %s", error)
+            # With the alert which says why (RFC 8446 section 6.2).
+            self._send_encrypted()
+            self._end_dialog()
+        else:
+            self._send_encrypted()
+            self._secured()
+
+    def _explain(self, data: bytes) -> None:
+        """Answer plain HTTP in words; what is no HTTP either gets no answer."""
+        if not data[:1].isalpha():
+            self.give_up()
+            return
+        self._transport.write(_ANSWER_TO_HTTP)
+        self._end_dialog()
+
+    def _end_dialog(self) -> None:
+        """Close our side, and leave the client time to read what it got."""
+        self._closing = True
+        super().loseWriteConnection()
+        self._handshakes.limit(self, _LINGER_TIMEOUT)
+
+    def _secured(self) -> None:
+        """Begin with the protocol that was agreed on."""
+        self._handshakes.end(self)
+        self.write = self._make_write()
+        self.data_received = receive = self._make_receive()
+        self._deliver: Callable[[bytes], None] = _ignore
+        # uvloop looks data_received up once, so let it look again.
+        self._transport.set_protocol(self)
+        self._begin()
+        if self._incoming.pending and not self._closing:
+            receive(b"")  # what came together with the handshake's end
+
+    # -- Both ways -----------------------------------------------------------
+
+    def _make_write(self) -> Callable[[bytes], None]:
+        encrypt, outgoing = self.ssl_object.write, self._outgoing.read
+        send = self._transport.write
+
+        def write(data: bytes) -> None:
+            if data:
+                try:
+                    encrypt(data)
+                except ssl.SSLError:
+                    return  # after the end; whoever writes will be told of it
+                send(outgoing())
+
+        return write
+
+    def _make_receive(self) -> Callable[[bytes], None]:
+        incoming, outgoing = self._incoming, self._outgoing
+        read, feed = self.ssl_object.read, incoming.write
+
+        def secure_received(data: bytes) -> None:
+            """Decrypt, and pass all of it on at once."""
+            feed(data)
+            size = min(len(data), _RECORD_BYTES) or _RECORD_BYTES
+            try:
+                plain = read(size)
+                # A read returns what is left of one record. Asked once too often,
+                # OpenSSL answers with an exception, which is costly.
+                if len(plain) == size or incoming.pending:
+                    plain = self._read_on(plain)
+            except ssl.SSLError as error:
+                self._failed(error)
+                return
+            if outgoing.pending:
+                self._send_encrypted()  # an answer of TLS itself
+            if plain:
+                self._deliver(plain)
+            else:
+                self.loseConnection()  # the peer has said farewell
+
+        return secure_received
+
+    def _read_on(self, first: bytes) -> bytes:
+        """Decrypt all that is left."""
+        pieces, read = [first], self.ssl_object.read
+        with suppress(ssl.SSLWantReadError):
+            while pieces[-1]:
+                pieces.append(read(_RECORD_BYTES))
+            # The peer has said farewell; but first comes what it said before.
+            asyncio.get_running_loop().call_soon(self.loseConnection)
+        return b"".join(pieces)
+
+    def _failed(self, error: ssl.SSLError) -> None:
+        """Wait for the rest of a record, or give up."""
+        if self._outgoing.pending:
+            self._send_encrypted()
+        if not isinstance(error, ssl.SSLWantReadError):
+            _logger.debug("A TLS connection has failed: %s", error)
+            self.loseConnection()
+
+    def _send_encrypted(self) -> None:
+        if self._outgoing.pending:
+            self._transport.write(self._outgoing.read())
+
+    # -- As LoopTransport, but for TLS ---------------------------------------
 
     def _build_protocol(self) -> IProtocol | None:
         """Let the factory make the protocol that was agreed on, if it knows several."""
@@ -120,6 +280,45 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
             return super()._build_protocol()
         protocol: IProtocol | None = build(self.getPeer(), self.negotiatedProtocol)
         return protocol
+
+    def switch_protocol(self, protocol: IProtocol) -> None:
+        """Let ``protocol`` have what arrives from now on."""
+        self._protocol = protocol
+        self._deliver = protocol.dataReceived
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the protocol; free what refers to it."""
+        self._handshakes.end(self)
+        self._closing = True
+        self._deliver = _ignore
+        super().connection_lost(exc)
+
+    def loseConnection(self) -> None:
+        """
+        Say farewell when everything is written, and close.
+
+        The peer's farewell isn't waited for (RFC 8446 section 6.1): clients which
+        keep a connection for later don't look.
+        """
+        self._say_farewell()
+        self._transport.close()
+
+    def loseWriteConnection(self) -> None:
+        """Say farewell, and drop what still comes until the peer closes."""
+        self._say_farewell()
+        super().loseWriteConnection()
+
+    def _say_farewell(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._deliver = self.data_received = _ignore
+        self._transport.set_protocol(self)
+        # It wants to read the answer, or has failed already.
+        with suppress(ssl.SSLError):
+            self.ssl_object.unwrap()
+        if not self._lost:
+            self._send_encrypted()
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
@@ -136,291 +335,6 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
 
         return load_certificate(FILETYPE_ASN1, certificate)
 
-    def write_buffer_bytes(self) -> int:
-        """Count the bytes which the peer hasn't taken yet, encrypted or not."""
-        return (
-            self._transport.get_write_buffer_size() + self._raw.get_write_buffer_size()
-        )
 
-    def loseConnection(self) -> None:
-        """
-        Say farewell when everything is written, and close.
-
-        The peer's farewell isn't waited for (RFC 8446 section 6.1), as loops do
-        for half a minute: clients which keep a connection for later don't look.
-        """
-        if not self._closing:
-            self._closing = True
-            self._close_when_flushed(0)
-
-    def _close_when_flushed(self, wait: float) -> None:
-        if self._lost:
-            return
-        low_water, _ = self._raw.get_write_buffer_limits()
-        if (
-            self._transport.get_write_buffer_size()
-            # Above this mark, the farewell might not get through.
-            or self._raw.get_write_buffer_size() > low_water
-        ):
-            # No event tells of this. Who doesn't read is cut by the protocol.
-            asyncio.get_running_loop().call_later(
-                wait, self._close_when_flushed, _FLUSH_INTERVAL
-            )
-            return
-        self._transport.close()
-        self._raw.close()
-
-
-class TLSAcceptor:
-    """
-    Accepts the connections of one listening socket.
-
-    Args:
-        sock: Listens, without blocking; stays the caller's.
-        factory: Makes the protocols.
-        tls: The certificates.
-    """
-
-    def __init__(
-        self, sock: socket.socket, factory: IProtocolFactory, tls: ServerTLS
-    ) -> None:
-        self.factory = factory
-        self.tls = tls
-        self.pending: dict[_Arrival, float] = {}
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
-        self._resting: asyncio.TimerHandle | None = None
-        self._accepting = False
-        self._resume()
-
-    def close(self) -> None:
-        """Accept no more; cut those whose handshake isn't done."""
-        self._rest(None)
-        for arrival in list(self.pending):
-            arrival.give_up()
-
-    def discard(self, arrival: _Arrival) -> None:
-        """Forget one whose handshake is over, one way or the other."""
-        self.pending.pop(arrival, None)
-
-    def _resume(self) -> None:
-        self._resting = None
-        self._accepting = True
-        self._loop.add_reader(self._sock, self._accept)
-
-    def _rest(self, duration: float | None) -> None:
-        """Accept nothing for a time, or for good."""
-        if self._resting is not None:
-            self._resting.cancel()
-            self._resting = None
-        if self._accepting:
-            self._accepting = False
-            self._loop.remove_reader(self._sock)
-        if duration is not None:
-            self._resting = self._loop.call_later(duration, self._resume)
-
-    def _accept(self) -> None:
-        """Accept what waits, as far as there is room."""
-        for _ in range(_ACCEPTS_PER_TURN):
-            if len(self.pending) >= _MOST_PENDING and not self._make_room():
-                self._rest(_FLUSH_INTERVAL)
-                return
-            try:
-                sock, _address = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                # Out of descriptors or memory; as asyncio's own servers tell it.
-                self._loop.call_exception_handler(
-                    {
-                        "message": "socket.accept() out of system resource",
-                        "exception": error,
-                        "socket": self._sock,
-                    }
-                )
-                self._rest(_REST)
-                return
-            self._take(sock)
-
-    def _make_room(self) -> bool:
-        """Cut the oldest of those which haven't sent a byte; tell whether one was."""
-        longest = self._loop.time() - _PATIENCE_WHEN_FULL
-        for arrival, since in self.pending.items():
-            if since > longest:
-                break
-            if arrival.is_idle:
-                arrival.give_up()
-                return True
-        return False
-
-    def _take(self, sock: socket.socket) -> None:
-        try:
-            sock.setblocking(False)
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:  # it has left already
-            sock.close()
-            return
-        arrival = _Arrival(self, sock, self._loop)
-        self.pending[arrival] = self._loop.time()
-        arrival.begin()
-
-
-class _Handshake(asyncio.Protocol):
-    """
-    The first protocol on a connection, which gives way to that of TLS at once.
-
-    Args:
-        transport: Stands between TLS and the protocol to come.
-        tls: The certificates.
-    """
-
-    def __init__(self, transport: LoopTLSTransport, tls: ServerTLS) -> None:
-        self._transport = transport
-        self._tls = tls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        Begin with TLS.
-
-        When this returns, uvloop reads, and what it reads must come to TLS. That is
-        why the first step of the coroutine is done here and now.
-        """
-        self._raw = cast("asyncio.Transport", transport)
-        self._steps = (
-            asyncio.get_running_loop()
-            .start_tls(
-                self._raw,
-                self._transport,
-                self._tls.context,
-                server_side=True,
-                ssl_handshake_timeout=self._tls.handshake_timeout or _FOR_EVER,
-            )
-            .__await__()
-        )
-        self._waiter = next(self._steps)
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        """Wait for the end of the handshake."""
-        try:
-            yield self._waiter
-            secure = yield from self._steps
-            # None when the connection has been lost meanwhile.
-            if secure is not None:
-                self._transport.secured(self._raw, secure)
-        except BaseException:
-            self._raw.abort()
-            raise
-
-
-class _Arrival:
-    """A connection whose handshake isn't done."""
-
-    __slots__ = ("_acceptor", "_loop", "_owned", "_reader", "_sock", "_task", "_timer")
-
-    def __init__(
-        self,
-        acceptor: TLSAcceptor,
-        sock: socket.socket,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._acceptor = acceptor
-        self._sock = sock
-        self._loop = loop
-        self._reader: Callable[[], None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        # Whether the socket is the event loop's.
-        self._owned = False
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no handshake has begun."""
-        return self._task is None
-
-    def begin(self) -> None:
-        """Wait for the first byte, and see what it is."""
-        self._set_deadline(self._acceptor.tls.handshake_timeout)
-        self._look()
-
-    def give_up(self) -> None:
-        """Cut it, whatever it is at."""
-        if self._task is not None:
-            self._task.cancel()
-        self._ended()
-
-    def _ended(self, task: object = None) -> None:
-        """Wait for nothing any more."""
-        self._set_deadline(0)
-        self._read_by(None)
-        self._acceptor.discard(self)
-        if not self._owned:
-            self._sock.close()
-
-    def _set_deadline(self, timeout: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if timeout:
-            self._timer = self._loop.call_later(timeout, self.give_up)
-
-    def _read_by(self, reader: Callable[[], None] | None) -> None:
-        if reader is None and self._reader is not None:
-            self._loop.remove_reader(self._sock)
-        elif reader is not None:
-            self._loop.add_reader(self._sock, reader)
-        self._reader = reader
-
-    def _look(self) -> None:
-        """Look at the first byte, and leave it where it is."""
-        try:
-            first = self._sock.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            if self._reader is None:
-                self._read_by(self._look)
-            return
-        except OSError:
-            first = b""
-        if first and first[0] == _HANDSHAKE_RECORD:
-            self._read_by(None)
-            self._task = self._loop.create_task(self._shake_hands())
-            self._task.add_done_callback(self._ended)
-        elif first.isalpha():
-            self._explain()
-        else:
-            self.give_up()
-
-    # -- TLS -----------------------------------------------------------------
-
-    async def _shake_hands(self) -> None:
-        acceptor = self._acceptor
-        handshake = _Handshake(LoopTLSTransport(acceptor.factory), acceptor.tls)
-        self._owned = True
-        HANDSHAKE_SOCKET.set(self._sock)
-        try:
-            # In two steps: the transport below TLS is to be known.
-            await self._loop.connect_accepted_socket(lambda: handshake, self._sock)
-            await handshake
-        except OSError as error:  # those of ssl are such, too
-            _logger.debug("A TLS handshake has failed: %s", error)
-
-    # -- HTTP without TLS ----------------------------------------------------
-
-    def _explain(self) -> None:
-        """Answer plain HTTP, and leave the client time to read that."""
-        with suppress(OSError):
-            self._sock.send(_ANSWER_TO_HTTP)
-            self._sock.shutdown(socket.SHUT_WR)
-        self._set_deadline(_LINGER_TIMEOUT)
-        self._read_by(self._drop)
-
-    def _drop(self) -> None:
-        """Read what nobody wants, until the client has closed."""
-        try:
-            data = self._sock.recv(64 * 1024)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.give_up()
+def _ignore(data: bytes) -> None:
+    """Drop what arrives after the end."""

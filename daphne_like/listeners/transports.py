@@ -95,6 +95,9 @@ class LoopTransport(asyncio.Protocol):
         """Make the Twisted protocol and connect it."""
         self._transport = cast("asyncio.Transport", transport)
         self.write = self._transport.write
+        self._begin()
+
+    def _begin(self) -> None:
         protocol = None
         if not self._has_gone():
             protocol = self._build_protocol()

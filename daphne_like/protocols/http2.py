@@ -176,6 +176,7 @@ class HTTP2Protocol:
         send_window: Bytes which the peer takes now, on all streams.
         most_frame_bytes: The longest payload which the peer takes.
         congested: The transport is full.
+        data_frames: Frames which streams have sent when it was their turn.
         round_trip: How long the peer took to answer to our settings, in seconds.
     """
 
@@ -224,6 +225,7 @@ class HTTP2Protocol:
         "clock",
         "congested",
         "covered_from",
+        "data_frames",
         "default_headers",
         "limits",
         "loop",
@@ -282,6 +284,7 @@ class HTTP2Protocol:
         self._flush_due = False
         self._encoder = Encoder()
         self._blocks: dict[ResponseFields, tuple[int, bytes, bytes]] = {}
+        self.data_frames = 0
         self.send_window = DEFAULT_WINDOW
         self._peer_window = DEFAULT_WINDOW
         self.most_frame_bytes = DEFAULT_FRAME_BYTES
@@ -539,9 +542,10 @@ class HTTP2Protocol:
 
     def _spend_idle(self) -> None:
         """Take note of a frame which is of no use by itself."""
-        if self._last_paid != self._last_stream:
-            earned = (self._last_stream - self._last_paid) * _IDLE_FRAMES_PER_FRAME
-            self._last_paid = self._last_stream
+        useful = self._last_stream + self.data_frames
+        if self._last_paid != useful:
+            earned = (useful - self._last_paid) * _IDLE_FRAMES_PER_FRAME
+            self._last_paid = useful
             self._idle_budget.earn(earned)
         self._idle_budget.spend()
 
@@ -1134,7 +1138,6 @@ class HTTP2Protocol:
                 line.rotate(-1)
             if begun - self.send_window >= _BATCH_BYTES:
                 # The transport says here when it is full.
-                self._idle_budget.earn(_IDLE_FRAMES_PER_FRAME)
                 begun = self.send_window
                 self._flush()
         self._pumping = False

@@ -479,6 +479,7 @@ class HTTP2Stream:
         flags = Flag.END_STREAM if last and download.trailers is None else 0
         self.send_window -= size
         connection.send_window -= size
+        connection.data_frames += 1
         head = FRAME_HEAD.pack(size >> 8, size & 0xFF, FrameType.DATA, flags, self.id)
         connection.put(b"".join((head, *download.take(size))))
         if self.congested and download.size <= _SEND_LOW_WATER_BYTES:
