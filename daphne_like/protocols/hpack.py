@@ -97,6 +97,8 @@ _STATIC: tuple[Header, ...] = (
     ),
 )
 _FIRST_DYNAMIC = len(_STATIC) + 1
+# What no table reaches.
+_NO_INDEX = 2**31
 
 # Literals whose meaning is kept, for a connection.
 _MOST_KEPT = 128
@@ -183,20 +185,22 @@ class Decoder(Generic[Meaning]):
         """
         fields: list[tuple[Header, Meaning, int]] = []
         total, position, end = 0, 0, len(block)
-        indexed = self._indexed or self._list_indexed()
+        indexed = self._indexed
         while position < end:
             byte = block[position]
             if byte >= 0x80:
                 # Section 6.1: an indexed field.
-                position += 1
                 index = byte & 0x7F
+                position += 1
                 if index == 0x7F:
                     index, position = _read_integer(block, position, 0x7F)
                 if not indexed:
                     indexed = self._list_indexed()
-                if not 0 < index <= len(indexed):
-                    raise HPACKError("there is no such index")
-                field = indexed[index - 1]
+                try:
+                    # There is none at 0, which ends in the same way.
+                    field = indexed[index or _NO_INDEX]
+                except IndexError:
+                    raise HPACKError("there is no such index") from None
             elif byte >= 0x40:
                 # Section 6.2.1: a literal that is added to the table.
                 field, position = self._read_literal(block, position, 0x3F)
@@ -216,7 +220,8 @@ class Decoder(Generic[Meaning]):
 
     def _list_indexed(self) -> tuple[tuple[Header, Meaning, int], ...]:
         """Put both tables into one (section 2.3.3), until the next insertion."""
-        self._indexed = (*self._static, *self._table)
+        # They begin with 1.
+        self._indexed = (self._static[0], *self._static, *self._table)
         return self._indexed
 
     def _read_literal(
@@ -233,9 +238,9 @@ class Decoder(Generic[Meaning]):
             name = self._static[index - 1][0][0]
         else:
             indexed = self._indexed or self._list_indexed()
-            if index > len(indexed):
+            if index >= len(indexed):
                 raise HPACKError("there is no such index")
-            name = indexed[index - 1][0][0]
+            name = indexed[index][0][0]
         value_start = position
         try:
             length = block[position]
