@@ -54,6 +54,8 @@ _SEND_HIGH_WATER_BYTES = 64 * 1024
 _SEND_LOW_WATER_BYTES = 16 * 1024
 # A frame of ours is no larger, even if the peer would take it: others have their turn.
 _MOST_DATA_BYTES = DEFAULT_FRAME_BYTES
+# Smaller responses may leave in one write in any number.
+_LEAST_COUNTED_BYTES = 512
 # When nobody reads a body, so much of it is taken and dropped before the client is
 # asked to stop.
 _DISCARD_BYTES = 64 * 1024
@@ -61,6 +63,8 @@ _DISCARD_BYTES = 64 * 1024
 _FILE_BYTES = 256 * 1024
 # The window of a body grows when the client fills it in so many round trips or fewer.
 _FAST_ROUND_TRIPS = 4
+# A frame that the peer's windows make smaller is none that pays for WINDOW_UPDATE.
+_LEAST_USEFUL_BYTES = 1024
 
 
 class StreamState(Enum):
@@ -119,7 +123,7 @@ class _Upload:
         self.unread = self.credit = self.received = 0
         self.remaining = remaining
         self.discarded = False
-        self.held: list[bytes] = []
+        self.held = bytearray()
         self.updated = now
         self.partial_bytes = 0
 
@@ -297,7 +301,7 @@ class HTTP2Stream:
             return
         upload.unread += count
         if self.stream.head.is_websocket:
-            upload.held.append(data)
+            upload.held += data
             return
         self.stream.body_received(data)
         # RFC 9110 section 10.1.1: one that doesn't wait need not be asked.
@@ -397,6 +401,8 @@ class HTTP2Stream:
                         )
                     )
                 )
+                if size >= _LEAST_COUNTED_BYTES:
+                    connection.limit_unwritten(size)
             else:
                 connection.put(
                     pack(length >> 8, length & 0xFF, 1, 0x5, self.id) + block
@@ -475,6 +481,8 @@ class HTTP2Stream:
         )
         if size < 0 or (size == 0 and download.size):
             return False
+        if size == download.size or size >= _LEAST_USEFUL_BYTES:
+            connection.useful_frames += 1
         last = size == download.size and download.ended
         flags = Flag.END_STREAM if last and download.trailers is None else 0
         self.send_window -= size
@@ -559,7 +567,7 @@ class HTTP2Stream:
         tunnel.open()
         upload = self._upload
         if upload is not None and upload.held:
-            held, upload.held = b"".join(upload.held), []
+            held, upload.held = bytes(upload.held), bytearray()
             upload.unread -= len(held)
             tunnel.data_received(held)
         if self.state is _HALF_CLOSED_REMOTE:
@@ -598,6 +606,8 @@ class HTTP2Stream:
         ):
             # Section 8.1: the client may stop, and nothing is wrong.
             self.reset(ErrorCode.NO_ERROR)
+        elif self._body_deadline == inf:
+            self._await_body()
 
     def abort(self) -> None:
         """Break off a response that can't be completed (StreamSender)."""
@@ -647,7 +657,11 @@ class HTTP2Stream:
         if not timeout or upload is None or self.tunnel is not None:
             return
         head = self.stream.head
-        if upload.window <= 0 or head.expects_continue or head.is_websocket:
+        if (
+            (upload.window <= 0 and not upload.discarded)
+            or head.expects_continue
+            or head.is_websocket
+        ):
             self._body_deadline = inf
             return
         upload.partial_bytes = connection.partial_bytes(self.id)

@@ -176,7 +176,9 @@ def test_it_starts_and_stops(
     assert [True, True] == ready
     assert ["started", "answered", "stopped"] * 2 == site.events
     assert None is made.failure
-    assert f"INFO Listening on unix:{path} (HTTP/1.1 and 2, {loop})" in log.take(logging.INFO)
+    assert f"INFO Listening on unix:{path} (HTTP/1.1 and 2, {loop})" in log.take(
+        logging.INFO
+    )
 
 
 def test_addresses_of_all_kinds_are_announced(

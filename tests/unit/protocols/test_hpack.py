@@ -53,7 +53,9 @@ def decode(source: Decoder[str], block: bytes) -> list[Header]:
 
 def oracle_decode(source: hpack.Decoder, block: bytes) -> list[Header]:
     """Let the oracle decode a block."""
-    return [(bytes(field[0]), bytes(field[1])) for field in source.decode(block, raw=True)]
+    return [
+        (bytes(field[0]), bytes(field[1])) for field in source.decode(block, raw=True)
+    ]
 
 
 # -- Decoding ------------------------------------------------------------------
@@ -69,9 +71,7 @@ def test_blocks_of_another_encoder(lists: list[list[Header]], huffman: bool) -> 
 
 
 @given(
-    st.lists(
-        st.tuples(FIELDS, st.sampled_from([None, 0, 64, 200, 4096])), max_size=6
-    )
+    st.lists(st.tuples(FIELDS, st.sampled_from([None, 0, 64, 200, 4096])), max_size=6)
 )
 def test_a_client_may_resize_its_table(
     lists: list[tuple[list[Header], int | None]],

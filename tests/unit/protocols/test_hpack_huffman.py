@@ -41,8 +41,10 @@ def test_each_symbol(symbol: int) -> None:
         pytest.param("00011000", id="padding of zeros"),
         pytest.param("00011110", id="padding that ends with a zero"),
         pytest.param("1" * 32, id="the end-of-string symbol"),
-        pytest.param("00011" + "1" * _EOS_BITS + "00011", id="that symbol in the middle"),
-        pytest.param("11111111" "11111111", id="the beginning of a long code"),
+        pytest.param(
+            "00011" + "1" * _EOS_BITS + "00011", id="that symbol in the middle"
+        ),
+        pytest.param("1111111111111111", id="the beginning of a long code"),
     ],
 )
 def test_what_is_no_code(code: str) -> None:
