@@ -280,9 +280,11 @@ class HTTP2Stream:
             self._consumed(upload, size - count)
         if count:
             self._deliver(upload, data)
+        if self.state is _CLOSED:
+            return  # refused with this piece
         if ended:
             self.remote_ended()
-        elif self.state is not _CLOSED:
+        else:
             self._await_body()
 
     def _deliver(self, upload: _Upload, data: bytes) -> None:
@@ -643,9 +645,10 @@ class HTTP2Stream:
         if self.congested:
             self._set_congested(False)
         if self.tunnel is not None:
-            self.tunnel.closed()
+            tunnel, self.tunnel = self.tunnel, None  # which refers to us
+            tunnel.closed()
         else:
-            del self.stream  # which refers to us
+            del self.stream  # as well
         connection.stream_closed(self.id)
 
     # -- Deadlines (DeadlineHolder) ------------------------------------------
