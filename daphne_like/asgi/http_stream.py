@@ -62,6 +62,10 @@ _EXTENSIONS: dict[str, dict[str, object]] = {
 # application may have encoded them.
 _TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"
 
+# Pieces of a body which are smaller are put to the one before, if that is small, too.
+_SMALL_BYTES = 128
+_JOIN_BYTES = 1024
+
 # nginx's number for a client that left before it was answered; log only.
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -161,7 +165,12 @@ class HTTPStream(Exchange):
         if self._state.is_over:
             self._sender.body_consumed(len(data))
             return
-        self._chunks.append(data)
+        chunks = self._chunks
+        if len(data) < _SMALL_BYTES and chunks and len(chunks[-1]) < _JOIN_BYTES:
+            # Attack: pieces of a few bytes, each of which takes as many again.
+            chunks[-1] += data
+        else:
+            chunks.append(data)
         if self._waiters:
             self._wake()
 

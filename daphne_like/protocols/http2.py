@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Protocol"]
 
-# So many bytes of bodies leave in one write.
+# So many bytes of bodies leave in one write. The transport says then when it is full.
 _BATCH_BYTES = 64 * 1024
 # Request heads without a body, and response heads, that are kept for a connection;
 # and the longest block of a request that is.
@@ -102,10 +102,13 @@ _LEAVE_TIMEOUT = 1.0
 # frame of a response pays for some, as clients give credit for what they receive.
 _MOST_IDLE_FRAMES = 1000
 _IDLE_FRAMES_PER_SECOND = 100.0
+_IDLE_FRAMES_PER_REQUEST = 8
 _IDLE_FRAMES_PER_FRAME = 4
-# Requests which come to nothing: at once, and in the long run.
+# Requests which come to nothing: at once, and in the long run. Each request pays for a
+# part of one, as the clients of a proxy share a connection.
 _MOST_RESETS = 200
 _RESETS_PER_SECOND = 20.0
+_RESETS_PER_REQUEST = 0.1
 
 _HEADERS = int(FrameType.HEADERS)
 _DATA = int(FrameType.DATA)
@@ -176,8 +179,9 @@ class HTTP2Protocol:
         send_window: Bytes which the peer takes now, on all streams.
         most_frame_bytes: The longest payload which the peer takes.
         congested: The transport is full.
-        data_frames: Frames which streams have sent when it was their turn.
+        can_push: The client takes pushes, and they are switched on.
         round_trip: How long the peer took to answer to our settings, in seconds.
+        useful_frames: DATA frames sent, of which the idle budget knows nothing yet.
     """
 
     __slots__ = (
@@ -197,8 +201,9 @@ class HTTP2Protocol:
         "_heard",
         "_idle_budget",
         "_idle_deadline",
-        "_last_paid",
+        "_last_idle_paid",
         "_last_pushed",
+        "_last_reset_paid",
         "_last_stream",
         "_most_pushed",
         "_most_streams",
@@ -208,7 +213,6 @@ class HTTP2Protocol:
         "_peer_window",
         "_ping_deadline",
         "_pumping",
-        "_push_allowed",
         "_reading",
         "_reading_paused",
         "_ready",
@@ -221,11 +225,12 @@ class HTTP2Protocol:
         "_templates",
         "_transport",
         "_unsent_bytes",
+        "_unwritten_bytes",
         "_write",
+        "can_push",
         "clock",
         "congested",
         "covered_from",
-        "data_frames",
         "default_headers",
         "limits",
         "loop",
@@ -234,6 +239,7 @@ class HTTP2Protocol:
         "round_trip",
         "send_window",
         "streams",
+        "useful_frames",
         "wheel",
     )
 
@@ -272,7 +278,7 @@ class HTTP2Protocol:
         self._last_stream = 0
         # Section 8.4: clients may forbid pushes, or allow so many at a time.
         self._last_pushed = 0
-        self._push_allowed = context.http2.http2_push
+        self.can_push = context.http2.http2_push
         self._most_pushed = self._most_streams
         # Numbers which the peer has left out; and streams it may not know are over.
         self._skipped: deque[range] = deque(maxlen=16)
@@ -282,9 +288,9 @@ class HTTP2Protocol:
         # Bytes out.
         self._out: list[bytes] = []
         self._flush_due = False
+        self._unwritten_bytes = 0
         self._encoder = Encoder()
         self._blocks: dict[ResponseFields, tuple[int, bytes, bytes]] = {}
-        self.data_frames = 0
         self.send_window = DEFAULT_WINDOW
         self._peer_window = DEFAULT_WINDOW
         self.most_frame_bytes = DEFAULT_FRAME_BYTES
@@ -303,7 +309,9 @@ class HTTP2Protocol:
             _IDLE_FRAMES_PER_SECOND,
             self.clock,
         )
-        self._last_paid = 0
+        # The streams up to which requests have paid, less those that were left out.
+        self._last_idle_paid = self._last_reset_paid = 0
+        self.useful_frames = 0
         self._opened_at = 0.0
         self.round_trip = 0.0
         self._heard = 0.0
@@ -346,7 +354,7 @@ class HTTP2Protocol:
             self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "too many connections"))
             return
         self._idle_deadline = self._after(self.limits.timeout_request_header)
-        self._watch(self._idle_deadline)
+        self._watch(self.next_deadline())
 
     def begin_upgraded(self, head: RequestHead, settings: bytes) -> None:
         """
@@ -416,6 +424,8 @@ class HTTP2Protocol:
 
     def _close(self) -> None:
         """Close when all is written, and leave the peer time to read it."""
+        if self._state is _State.CLOSING:
+            return  # with the last stream that failed
         self._state = _State.CLOSING
         self._flush()
         self._buffer, self._partial = b"", None
@@ -443,7 +453,7 @@ class HTTP2Protocol:
         self._reading = True
         try:
             if self._buffer:
-                data = self._buffer + data
+                data, self._buffer = self._buffer + data, b""
             if state is _State.PREFACE:
                 data = self._read_preface(data)
             self._read_frames(data)
@@ -495,15 +505,20 @@ class HTTP2Protocol:
             if self._state is _State.CLOSING:
                 return
         self._buffer = data[position:] if position else data
-        self._expect_head()
+        self._expect_head(begun=position > 0)
 
-    def _expect_head(self) -> None:
-        """Limit the time for a head that has begun, and for any small frame."""
+    def _expect_head(self, *, begun: bool) -> None:
+        """
+        Limit the time for a head that has begun, and for any small frame.
+
+        Args:
+            begun: The frame of which there is a part came with this read.
+        """
         if self._partial is None and (
             not self._buffer or (self._buffer[3:4] == b"\0" and self.streams)
         ):
             self._head_deadline = inf  # frames of bodies have a deadline of their own
-        elif self._head_deadline == inf:
+        elif self._head_deadline == inf or (begun and self._partial is None):
             self._head_deadline = self._after(self.limits.timeout_request_header)
             self._watch(self._head_deadline)
 
@@ -540,14 +555,25 @@ class HTTP2Protocol:
         except StreamFailed as failure:
             self._fail_stream(stream, failure)
 
-    def _spend_idle(self) -> None:
+    def _spend_idle(self, amount: int = 1) -> None:
         """Take note of a frame which is of no use by itself."""
-        useful = self._last_stream + self.data_frames
-        if self._last_paid != useful:
-            earned = (useful - self._last_paid) * _IDLE_FRAMES_PER_FRAME
-            self._last_paid = useful
-            self._idle_budget.earn(earned)
-        self._idle_budget.spend()
+        requests = (self._last_stream - self._last_idle_paid) // 2
+        if requests or self.useful_frames:
+            self._idle_budget.earn(
+                requests * _IDLE_FRAMES_PER_REQUEST
+                + self.useful_frames * _IDLE_FRAMES_PER_FRAME
+            )
+            self._last_idle_paid += requests * 2
+            self.useful_frames = 0
+        self._idle_budget.spend(amount)
+
+    def _spend_reset(self) -> None:
+        """Take note of a request which comes to nothing."""
+        requests = (self._last_stream - self._last_reset_paid) // 2
+        if requests:
+            self._reset_budget.earn(requests * _RESETS_PER_REQUEST)
+            self._last_reset_paid += requests * 2
+        self._reset_budget.spend()
 
     # -- Requests ------------------------------------------------------------
 
@@ -565,6 +591,7 @@ class HTTP2Protocol:
         if not flags & Flag.END_HEADERS:
             self._check_new(stream)
             self._partial = _PartialHead(stream, fragment, flags & 1, failure)
+            self._head_deadline = inf
         else:
             self._head_received(stream, fragment, flags & 1, failure)
 
@@ -608,8 +635,11 @@ class HTTP2Protocol:
             return
         self._check_new(stream)
         if stream != self._last_stream + 2 and stream != 1:
-            # Section 5.1.1: the numbers left out are used up.
+            # Section 5.1.1: the numbers left out are used up. They pay for nothing.
             self._skipped.append(range(self._last_stream + 1, stream))
+            left_out = stream - self._last_stream - 2
+            self._last_idle_paid += left_out
+            self._last_reset_paid += left_out
         self._last_stream = stream
         read = self._heads.get(block) if ended and failure is None else None
         if read is None:
@@ -623,13 +653,23 @@ class HTTP2Protocol:
             except RequestRejected as rejection:
                 self._reject(stream, rejection, ended)
                 return
-        if len(self.streams) >= self._most_streams or self._state not in _TAKING:
+        if self._state not in _TAKING or (
+            len(self.streams) >= self._most_streams and self._is_full()
+        ):
             # Sections 5.1.2 and 8.7: it may be sent again, elsewhere.
             self._fail_stream(
                 stream, StreamFailed(ErrorCode.REFUSED_STREAM, "too many streams")
             )
             return
         self._open_stream(stream, read, ended)
+
+    def _is_full(self) -> bool:
+        """Whether the client has as many requests in flight as it may."""
+        count = len(self.streams)
+        if count >= self._most_streams and self._last_pushed:
+            # Section 5.1.2: those which we promised aren't the client's.
+            count = sum(1 for number in self.streams if number & 1)
+        return count >= self._most_streams
 
     def _open_stream(self, number: int, read: ReadHead, ended: int) -> None:
         context, head = self._context, read.head
@@ -698,11 +738,11 @@ class HTTP2Protocol:
 
     def _reject(self, number: int, rejection: RequestRejected, ended: int) -> None:
         """Answer what is no request for the application."""
-        if len(self.streams) >= self._most_streams or self._state not in _TAKING:
+        if self._is_full() or self._state not in _TAKING:
             self.put(reset_frame(number, ErrorCode.REFUSED_STREAM))
             self.was_reset(number)
             return
-        self._reset_budget.spend()
+        self._spend_reset()
         stream = HTTP2Stream(
             self,
             number,
@@ -725,6 +765,7 @@ class HTTP2Protocol:
         stream = self.streams.get(number)
         if stream is None:
             if number in self._reset_streams:
+                self._spend_idle()
                 return
             if any(number in numbers for numbers in self._skipped) or not number & 1:
                 # Section 5.1.1: numbers only grow.
@@ -798,14 +839,15 @@ class HTTP2Protocol:
             self._spend_idle()
             return
         # Attack: rapid reset, CVE-2023-44487.
-        self._reset_budget.spend()
+        self._spend_reset()
         stream.fail()
 
     def _settings_frame(self, flags: int, number: int, payload: bytes) -> None:
         """Keep to the peer's settings from now on (section 6.5)."""
         if number:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
-        self._spend_idle()
+        # Attack: settings in great number, each of which concerns all streams.
+        self._spend_idle(1 + len(payload) // 6)
         if flags & Flag.ACK:
             _check_size(payload, 0)
             if not self.round_trip:
@@ -839,7 +881,7 @@ class HTTP2Protocol:
             if value > 1:
                 raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
             if code == SettingCode.ENABLE_PUSH:
-                self._push_allowed = value == 1 and self._context.http2.http2_push
+                self.can_push = value == 1 and self._context.http2.http2_push
         elif code == SettingCode.MAX_CONCURRENT_STREAMS:
             self._most_pushed = min(value, self._most_streams)
 
@@ -867,7 +909,7 @@ class HTTP2Protocol:
         self._spend_idle()
         if not flags & Flag.ACK:
             self._answer(frame(FrameType.PING, Flag.ACK, 0, payload))
-        elif payload == _DRAIN_PING:
+        elif payload == _DRAIN_PING and self._state is _State.LEAVING:
             self._state = _State.DRAINING
             self.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
             if not self.streams:
@@ -946,10 +988,6 @@ class HTTP2Protocol:
 
     # -- Streams -------------------------------------------------------------
 
-    def can_push(self, number: int) -> bool:
-        """Whether a push can be promised on this stream (section 8.4)."""
-        return self._push_allowed and number & 1 == 1 and self._state is _OPEN
-
     def push(self, number: int, head: RequestHead) -> None:
         """
         Promise the answer to a request that wasn't made, and give it.
@@ -957,7 +995,13 @@ class HTTP2Protocol:
         What the client can't take now isn't promised.
         """
         pushed = sum(1 for other in self.streams if not other & 1)
-        if not self.can_push(number) or pushed >= self._most_pushed:
+        if (
+            not self.can_push
+            # Section 8.4.1: only on streams of the client's.
+            or not number & 1
+            or self._state is not _OPEN
+            or pushed >= self._most_pushed
+        ):
             return
         self._last_pushed = promised = self._last_pushed + 2
         host, *others = head.headers
@@ -988,7 +1032,7 @@ class HTTP2Protocol:
         if stream is not None:
             stream.fail()
         # Attack: MadeYouReset, CVE-2025-8671.
-        self._reset_budget.spend()
+        self._spend_reset()
 
     def was_reset(self, number: int) -> None:
         """Remember a stream of which the peer may not know yet that it is over."""
@@ -999,7 +1043,10 @@ class HTTP2Protocol:
 
     def stream_closed(self, number: int) -> None:
         """Forget a stream."""
-        self.streams.pop(number, None)
+        stream = self.streams.pop(number, None)
+        if stream is not None and stream.queued:
+            # Attack: streams that are reset while no window lets them have their turn.
+            self._unqueue(stream)
         if not self.streams and not self._reading:
             self._rest()
 
@@ -1045,7 +1092,14 @@ class HTTP2Protocol:
         if out and self._state is not _State.CLOSED:
             data = b"".join(out) if len(out) > 1 else out[0]
             out.clear()
+            self._unwritten_bytes = 0
             self._write(data)
+
+    def limit_unwritten(self, count: int) -> None:
+        """Write now, if ``count`` bytes more of bodies are too many to wait."""
+        self._unwritten_bytes += count
+        if self._unwritten_bytes >= _BATCH_BYTES:
+            self._flush()
 
     def put_head(self, stream: int, block: bytes, flags: int) -> None:
         """Send a head."""
@@ -1124,32 +1178,31 @@ class HTTP2Protocol:
         if self._pumping:
             return
         self._pumping = True
-        ready, begun = self._ready, self.send_window
+        ready = self._ready
         while ready and self.send_window > 0 and not self.congested:
             urgency = min(ready)
             line = ready[urgency]
-            stream = line[0]
+            stream, window = line[0], self.send_window
             if not stream.send_frame():
-                stream.queued = False
-                line.popleft()
-                if not line:
-                    del ready[urgency]
+                if stream.queued:
+                    self._unqueue(stream)
             elif stream.priority.incremental:
                 line.rotate(-1)
-            if begun - self.send_window >= _BATCH_BYTES:
-                # The transport says here when it is full.
-                begun = self.send_window
-                self._flush()
+            self.limit_unwritten(window - self.send_window)
         self._pumping = False
+
+    def _unqueue(self, stream: HTTP2Stream) -> None:
+        """Take a stream out of its line."""
+        stream.queued = False
+        line = self._ready[stream.priority.urgency]
+        line.remove(stream)
+        if not line:
+            del self._ready[stream.priority.urgency]
 
     def _prioritize(self, stream: HTTP2Stream, priority: Priority) -> None:
         """Change whose turn it is."""
         if stream.queued:
-            line = self._ready[stream.priority.urgency]
-            line.remove(stream)
-            if not line:
-                del self._ready[stream.priority.urgency]
-            stream.queued = False
+            self._unqueue(stream)
             stream.priority = priority
             self.send_soon(stream)
         stream.priority = priority
@@ -1190,15 +1243,13 @@ class HTTP2Protocol:
 
     def next_deadline(self) -> float:
         """Tell the earliest deadline (DeadlineHolder)."""
-        quiet = inf
-        if self.streams:
+        quiet = self._idle_deadline
+        if self.streams or quiet == inf:
             interval = self._context.http2.http2_ping_interval
             if self._ping_deadline != inf:
                 quiet = self._ping_deadline
-            elif interval:
-                quiet = self._heard + interval
-        else:
-            quiet = self._idle_deadline
+            else:
+                quiet = self._heard + interval if interval else inf
         return min(quiet, self._head_deadline, self._send_deadline)
 
     def deadline_passed(self, now: float) -> None:
@@ -1214,7 +1265,7 @@ class HTTP2Protocol:
             self._fail(
                 ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame took too long")
             )
-        elif self.streams:
+        elif self.streams or self._idle_deadline == inf:
             self._check_alive(now)
         elif self._idle_deadline <= now:
             self._idle_deadline = inf
@@ -1245,7 +1296,7 @@ class HTTP2Protocol:
                 self._idle_deadline = now + _LINGER_TIMEOUT
             else:
                 self._transport.loseConnection()
-        elif self.congested:
+        elif self.congested or self._head_deadline != inf:
             self._idle_deadline = self._after(self.limits.timeout_keep_alive)
         else:
             self._say_goodbye()

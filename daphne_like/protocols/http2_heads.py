@@ -98,6 +98,8 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SCHEMES = (b"https", b"http")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+# Priorities are short; what is behind is ignored.
+_MOST_PRIORITY_BYTES = 256
 # Those which no value holds; and those which a target does: all that is visible, but
 # for the number sign.
 _FORBIDDEN = b"\0\r\n"
@@ -149,7 +151,7 @@ def read_priority(value: bytes) -> Priority:
     What is malformed is ignored, member by member.
     """
     urgency, incremental = 3, False
-    for member in value.split(b","):
+    for member in value[:_MOST_PRIORITY_BYTES].split(b","):
         key, _, text = member.partition(b";")[0].strip().partition(b"=")
         if key == b"u" and len(text) == 1 and b"0" <= text <= b"7":
             urgency = int(text)
@@ -213,18 +215,16 @@ class HeadReader:
         pseudo: list[bytes | None] = [None] * (_LAST_PSEUDO + 1)
         headers: list[Header] = []
         noted: list[tuple[int, bytes]] = []
-        cookie = -1
+        crumbs: list[bytes] = []
+        cookie = 0
         for pair, meaning, _ in fields:
             if not meaning:
                 headers.append(pair)
             elif meaning == _COOKIE:
-                if cookie < 0:
+                if not crumbs:
                     cookie = len(headers)
                     headers.append(pair)
-                else:
-                    # RFC 9113 section 8.2.3: crumbs are one field elsewhere.
-                    crumbs = headers[cookie][1]
-                    headers[cookie] = (pair[0], b"%b; %b" % (crumbs, pair[1]))
+                crumbs.append(pair[1])
             elif meaning > _LAST_PSEUDO:
                 self._note(pair, meaning, headers, noted)
             # RFC 9113 section 8.3: each once, and before the others.
@@ -232,6 +232,9 @@ class HeadReader:
                 raise _malformed("a pseudo-header is twice there, or too late")
             else:
                 pseudo[meaning] = pair[1]
+        if len(crumbs) > 1:
+            # RFC 9113 section 8.2.3: crumbs are one field elsewhere.
+            headers[cookie] = (b"cookie", b"; ".join(crumbs))
         head = RequestHead(b"")
         head.http_version = "2"
         head.headers = headers
@@ -240,7 +243,10 @@ class HeadReader:
         if noted:
             self._read_noted(read, noted)
         self._read_authority(head, pseudo[_AUTHORITY])
-        if not head.is_websocket:
+        if head.is_websocket:
+            # RFC 9110 section 9.3.6: CONNECT has no content, but bytes of a tunnel.
+            read.length = -1
+        else:
             if ended and read.length > 0:
                 raise _malformed("the body is shorter than its content-length")
             head.has_body = not ended

@@ -54,6 +54,8 @@ _SEND_HIGH_WATER_BYTES = 64 * 1024
 _SEND_LOW_WATER_BYTES = 16 * 1024
 # A frame of ours is no larger, even if the peer would take it: others have their turn.
 _MOST_DATA_BYTES = DEFAULT_FRAME_BYTES
+# Smaller responses may leave in one write in any number.
+_LEAST_COUNTED_BYTES = 512
 # When nobody reads a body, so much of it is taken and dropped before the client is
 # asked to stop.
 _DISCARD_BYTES = 64 * 1024
@@ -61,6 +63,8 @@ _DISCARD_BYTES = 64 * 1024
 _FILE_BYTES = 256 * 1024
 # The window of a body grows when the client fills it in so many round trips or fewer.
 _FAST_ROUND_TRIPS = 4
+# A frame that the peer's windows make smaller is none that pays for WINDOW_UPDATE.
+_LEAST_USEFUL_BYTES = 1024
 
 
 class StreamState(Enum):
@@ -119,7 +123,7 @@ class _Upload:
         self.unread = self.credit = self.received = 0
         self.remaining = remaining
         self.discarded = False
-        self.held: list[bytes] = []
+        self.held = bytearray()
         self.updated = now
         self.partial_bytes = 0
 
@@ -175,7 +179,8 @@ class HTTP2Stream:
         tunnel: Of a WebSocket which was accepted.
         state: Of RFC 9113 section 5.1.
         send_window: Bytes which the peer takes now, on this stream.
-        congested: See :class:`~daphne_like.protocols.interfaces.StreamSender`.
+        congested, can_push: See
+            :class:`~daphne_like.protocols.interfaces.StreamSender`.
         priority: Against the connection's other streams.
         queued: It waits for its turn to send.
         covered_from: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
@@ -190,6 +195,7 @@ class HTTP2Stream:
         "_sent",
         "_upload",
         "_waiters",
+        "can_push",
         "congested",
         "covered_from",
         "id",
@@ -218,6 +224,7 @@ class HTTP2Stream:
         self.send_window = window
         self.priority = priority
         self.congested = False
+        self.can_push = connection.can_push
         self.queued = False
         self.tunnel: HTTP2Tunnel | None = None
         self.covered_from = inf
@@ -276,9 +283,11 @@ class HTTP2Stream:
             self._consumed(upload, size - count)
         if count:
             self._deliver(upload, data)
+        if self.state is _CLOSED:
+            return  # refused with this piece
         if ended:
             self.remote_ended()
-        elif self.state is not _CLOSED:
+        else:
             self._await_body()
 
     def _deliver(self, upload: _Upload, data: bytes) -> None:
@@ -297,7 +306,7 @@ class HTTP2Stream:
             return
         upload.unread += count
         if self.stream.head.is_websocket:
-            upload.held.append(data)
+            upload.held += data
             return
         self.stream.body_received(data)
         # RFC 9110 section 10.1.1: one that doesn't wait need not be asked.
@@ -397,6 +406,8 @@ class HTTP2Stream:
                         )
                     )
                 )
+                if size >= _LEAST_COUNTED_BYTES:
+                    connection.limit_unwritten(size)
             else:
                 connection.put(
                     pack(length >> 8, length & 0xFF, 1, 0x5, self.id) + block
@@ -414,11 +425,6 @@ class HTTP2Stream:
         """Send a further piece of the body, or queue it."""
         if body or end:
             self._queue(body, end)
-
-    @property
-    def can_push(self) -> bool:
-        """Whether the client takes pushes (StreamSender)."""
-        return self._connection.can_push(self.id)
 
     def push(self, head: RequestHead) -> None:
         """Answer another request, which wasn't made (StreamSender)."""
@@ -475,11 +481,12 @@ class HTTP2Stream:
         )
         if size < 0 or (size == 0 and download.size):
             return False
+        if size == download.size or size >= _LEAST_USEFUL_BYTES:
+            connection.useful_frames += 1
         last = size == download.size and download.ended
         flags = Flag.END_STREAM if last and download.trailers is None else 0
         self.send_window -= size
         connection.send_window -= size
-        connection.data_frames += 1
         head = FRAME_HEAD.pack(size >> 8, size & 0xFF, FrameType.DATA, flags, self.id)
         connection.put(b"".join((head, *download.take(size))))
         if self.congested and download.size <= _SEND_LOW_WATER_BYTES:
@@ -560,7 +567,7 @@ class HTTP2Stream:
         tunnel.open()
         upload = self._upload
         if upload is not None and upload.held:
-            held, upload.held = b"".join(upload.held), []
+            held, upload.held = bytes(upload.held), bytearray()
             upload.unread -= len(held)
             tunnel.data_received(held)
         if self.state is _HALF_CLOSED_REMOTE:
@@ -599,6 +606,8 @@ class HTTP2Stream:
         ):
             # Section 8.1: the client may stop, and nothing is wrong.
             self.reset(ErrorCode.NO_ERROR)
+        elif self._body_deadline == inf:
+            self._await_body()
 
     def abort(self) -> None:
         """Break off a response that can't be completed (StreamSender)."""
@@ -634,9 +643,10 @@ class HTTP2Stream:
         if self.congested:
             self._set_congested(False)
         if self.tunnel is not None:
-            self.tunnel.closed()
+            tunnel, self.tunnel = self.tunnel, None  # which refers to us
+            tunnel.closed()
         else:
-            del self.stream  # which refers to us
+            del self.stream  # as well
         connection.stream_closed(self.id)
 
     # -- Deadlines (DeadlineHolder) ------------------------------------------
@@ -648,7 +658,11 @@ class HTTP2Stream:
         if not timeout or upload is None or self.tunnel is not None:
             return
         head = self.stream.head
-        if upload.window <= 0 or head.expects_continue or head.is_websocket:
+        if (
+            (upload.window <= 0 and not upload.discarded)
+            or head.expects_continue
+            or head.is_websocket
+        ):
             self._body_deadline = inf
             return
         upload.partial_bytes = connection.partial_bytes(self.id)

@@ -30,7 +30,15 @@ class HTTP2Tunnel:
     the tunnels of HTTP/1.1.
     """
 
-    __slots__ = ("_loop", "_owed_bytes", "_paused", "_stream", "_user")
+    __slots__ = (
+        "_ended",
+        "_held",
+        "_loop",
+        "_owed_bytes",
+        "_paused",
+        "_stream",
+        "_user",
+    )
 
     def __init__(
         self, stream: HTTP2Stream, user: TunnelUser, loop: AbstractEventLoop
@@ -39,8 +47,11 @@ class HTTP2Tunnel:
         self._user: TunnelUser | None = user
         self._loop = loop
         self._paused = False
-        # Bytes of which the peer is told when reading goes on.
+        # Bytes of which the peer is told when reading goes on, and those which the
+        # user is to have then, as they came behind what it wanted.
         self._owed_bytes = 0
+        self._held = bytearray()
+        self._ended = False
 
     # -- Called by the stream ------------------------------------------------
 
@@ -50,8 +61,11 @@ class HTTP2Tunnel:
             self._user.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on bytes; the peer may send as many again, unless reading pauses."""
+        """Pass on bytes, of which the peer may send as many again; or keep them."""
         self._owed_bytes += len(data)
+        if self._paused:
+            self._held += data
+            return
         if self._user is not None:
             self._user.data_received(data)
         self._pay()
@@ -63,8 +77,11 @@ class HTTP2Tunnel:
 
     def remote_ended(self) -> None:
         """Take the end of the stream for that of a TCP connection."""
-        # RFC 8441 section 5: as a TCP connection closed by the peer.
-        self._stream.end_tunnel()
+        if self._paused:
+            self._ended = True
+        else:
+            # RFC 8441 section 5: as a TCP connection closed by the peer.
+            self._stream.end_tunnel()
 
     def congestion_changed(self, congested: bool) -> None:
         """Tell the user whether it is to wait."""
@@ -74,8 +91,11 @@ class HTTP2Tunnel:
     def closed(self) -> None:
         """Tell the user that it is over, as soon as it listens."""
         user, self._user = self._user, None
-        self.resume_reading()
+        self._paused = False
+        self._pay()
         if user is not None:
+            if self._held:
+                self._loop.call_soon(user.data_received, bytes(self._held))
             self._loop.call_soon(user.connection_lost)
 
     def drain(self) -> None:
@@ -112,9 +132,15 @@ class HTTP2Tunnel:
         self._paused = True
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read again, what has been kept first."""
         self._paused = False
+        if self._held and self._user is not None:
+            held, self._held = bytes(self._held), bytearray()
+            self._user.data_received(held)
         self._pay()
+        if self._ended and not self._paused:
+            self._ended = False
+            self._stream.end_tunnel()
 
     def end(self) -> None:
         """Send the end of the stream behind what was written."""

@@ -76,6 +76,13 @@ def read_handshake(head: RequestHead) -> Handshake:
     versions = fields.get(b"sec-websocket-version", [])
     if len(versions) != 1:
         raise RequestRejected(400, "Sec-WebSocket-Version has to be there once.")
+    if versions[0] not in _VERSIONS and head.http_version != "1.1":
+        # RFC 9110 section 15.5.22: 426 asks for an Upgrade, which HTTP/2 hasn't.
+        raise RequestRejected(
+            400,
+            "The WebSocket version is not supported; 13 and 8 are.",
+            ((b"sec-websocket-version", b"13, 8"),),
+        )
     if versions[0] not in _VERSIONS:
         # RFC 6455 section 4.4; RFC 9110 section 15.5.22 asks for an Upgrade.
         raise RequestRejected(

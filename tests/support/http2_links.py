@@ -107,6 +107,7 @@ class MemoryLink(Link):
 
     Attributes:
         client: The client's address.
+        transport: What the server writes to.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class MemoryLink(Link):
         *,
         byte_by_byte: bool = False,
     ) -> None:
-        self._transport = TwoEndedTransport(loop)
-        self.client = self._transport.getPeer()
+        self.transport = TwoEndedTransport(loop)
+        self.client = self.transport.getPeer()
         self._advance = advance
         self._byte_by_byte = byte_by_byte
         self._unsent: list[bytes] = []
@@ -125,7 +126,7 @@ class MemoryLink(Link):
 
     def connect(self, protocol: IProtocol) -> None:
         """Let the server accept the connection, with its end of the protocol."""
-        self._transport.connect(protocol)
+        self.transport.connect(protocol)
 
     def send(self, data: bytes) -> None:
         """Keep it for the next :meth:`receive`."""
@@ -138,7 +139,7 @@ class MemoryLink(Link):
 
     def receive(self) -> bytes:
         """Let the server have what was sent, and return what came of it."""
-        transport = self._transport
+        transport = self.transport
         if len(transport.received) == self._received_bytes:
             pieces, self._unsent = self._unsent, []
             transport.deliver(*pieces)
@@ -154,4 +155,4 @@ class MemoryLink(Link):
 
     def leave(self) -> None:
         """Break the connection."""
-        self._transport.leave()
+        self.transport.leave()
