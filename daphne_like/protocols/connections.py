@@ -133,6 +133,9 @@ def switch_protocol(transport: Any, protocol: IProtocol) -> None:
     """Let another protocol have what arrives from now on."""
     if hasattr(transport, "switch_protocol"):
         transport.switch_protocol(protocol)
+    elif hasattr(transport, "wrappedProtocol"):
+        # Twisted's TLS, and other protocols which are transports for another one.
+        transport.wrappedProtocol = protocol
     else:
         # Twisted's own look it up for every read.
         transport.protocol = protocol

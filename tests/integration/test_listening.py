@@ -16,10 +16,18 @@ from urllib.parse import urlsplit
 
 import pytest
 from certificates import Authority
+from http2_client import Peer
+from http2_links import SocketLink
 from raw_http import connect, read_to_end, read_until, split_answers
 from server_process import LOOPS, Serve, ServerProcess
+from websocket_frames import frame
 
 APPLICATION = "applications.lifecycle:application"
+HANDSHAKE = (
+    b"GET /shout HTTP/1.1\r\nhost: server\r\n"
+    b"upgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 REQUEST = b"GET /hello HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n"
 
@@ -289,11 +297,13 @@ class TwistedServer(NamedTuple):
     server: ServerProcess
     certificate: Path
 
-    def connect(self) -> socket.socket:
-        """Connect as the endpoint wants it."""
+    def connect(self, *versions: str) -> socket.socket:
+        """Connect as the endpoint wants it, and in TLS offer these versions of HTTP."""
         sock = connect(self.server.url)
         if self.kind == "ssl":
             context = ssl.create_default_context(cafile=str(self.certificate))
+            if versions:
+                context.set_alpn_protocols([*versions])
             sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
         if self.kind != "tcp6":
             sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 80\r\n")
@@ -382,6 +392,30 @@ def test_twisted_transports_tell_the_scope(twisted_server: TwistedServer) -> Non
     if twisted_server.kind != "tcp6":
         client = ("192.0.2.7", 5000)
     assert [*client] == scope["client"]
+
+
+def test_twisted_transports_speak_http2(twisted_server: TwistedServer) -> None:
+    """A connection that begins with HTTP/2 is handed over, however deep it is wrapped."""
+    with twisted_server.connect("h2") as sock:
+        peer = Peer(SocketLink(sock))
+        peer.open()
+        streams = [peer.request(path=b"/hello") for _ in range(3)]
+        upload = peer.request(method=b"POST", path=b"/upload", end=False)
+        peer.upload(upload, bytes(1024 * 1024))
+
+        bodies = [bytes(peer.expect_response(stream).body) for stream in streams]
+        assert [b"hello"] * 3 == bodies
+        assert b"1048576 bytes" == bytes(peer.expect_response(upload).body)
+
+
+def test_twisted_transports_carry_websockets(twisted_server: TwistedServer) -> None:
+    """The tunnel of a WebSocket takes over, however deep the connection is wrapped."""
+    with twisted_server.connect() as sock:
+        sock.sendall(HANDSHAKE + frame(1, b"over"))
+        answer = read_until(sock, b"OVER")
+
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.endswith(b"\x81\x04OVER")
 
 
 def test_twisted_transports_are_drained(serve: Serve) -> None:

@@ -31,6 +31,16 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await live(receive, send)
     elif scope["type"] == "http":
         await _PATHS[scope["path"]](scope, receive, send)
+    else:
+        await shout(receive, send)
+
+
+async def shout(receive: Any, send: Any) -> None:
+    """Say in capitals what comes on a WebSocket."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": event["text"].upper()})
 
 
 async def live(receive: Any, send: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 
 from daphne_like.protocols.connections import (
     describe,
@@ -82,12 +83,16 @@ def test_another_protocol_takes_over() -> None:
     """From the acceptance of a WebSocket on, it gets what arrives."""
     protocol = Protocol()
     ours, twisted = OfOurs(), OfTwisted(b"", 0, 0)
+    # As under TLS of Twisted's, which is a protocol and a transport at once.
+    wrapper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
     switch_protocol(ours, protocol)
     switch_protocol(twisted, protocol)
+    switch_protocol(wrapper, protocol)
 
     assert protocol is ours.switched
     assert ours.protocol is None
     assert protocol is twisted.protocol
+    assert protocol is wrapper.wrappedProtocol
 
 
 def test_the_attributes_of_twisted_are_still_there() -> None:
