@@ -9,7 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.exchange import Exchange
 from benchmarks.processes import HOST
+from benchmarks.workloads import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +21,13 @@ class Certificate:
     certificate: Path
     key: Path
 
-    def client_context(self) -> ssl.SSLContext:
-        """Return the settings of a client which trusts this certificate alone."""
-        return ssl.create_default_context(cafile=self.certificate)
+    def exchange(self, workload: Workload) -> Exchange:
+        """Return how requests of ``workload`` are made; no other one is trusted."""
+        tls = None
+        if workload.tls:
+            tls = ssl.create_default_context(cafile=self.certificate)
+            tls.set_alpn_protocols(["h2" if workload.http2 else "http/1.1"])
+        return Exchange(tls, workload.http2)
 
 
 def make_certificate(directory: Path) -> Certificate:
