@@ -65,6 +65,8 @@ class Exchange:
 
     def _connect(self, address: tuple[str, int]) -> socket.socket:
         sock = socket.create_connection(address, timeout=_TIMEOUT)
+        # A body waits for credit again and again, not for acknowledgements as well.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.tls is None:
             return sock
         # If this fails, it closes the socket.
