@@ -103,13 +103,15 @@ async def load(options: argparse.Namespace) -> dict[str, object]:
         )
     )
     counts.latencies.clear()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     await asyncio.sleep(options.seconds)
     seconds = time.perf_counter() - started
+    used = time.process_time() - used
     counts.over = True
     for transport, _ in pairs:
         transport.abort()
-    return _figures(counts, seconds)
+    # What was encoded before the load is no part of it.
+    return {**_figures(counts, seconds), "client_cpu_share": used / seconds}
 
 
 def _figures(counts: Counts, seconds: float) -> dict[str, object]:

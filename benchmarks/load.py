@@ -69,7 +69,7 @@ def apply_load(
         output, busy = _run(command, cpu, seconds)
         # wrk itself writes a report; the script's line comes last.
         figures = json.loads(output.splitlines()[-1])
-    return Load(**figures, client_cpu_share=busy / figures["seconds"])
+    return Load(**{"client_cpu_share": busy / figures["seconds"], **figures})
 
 
 def _run(command: list[str], cpu: int, seconds: int) -> tuple[str, float]:
