@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from benchmarks.browser import COOKIE, FIELDS, targets
 from benchmarks.processes import HOST
@@ -16,9 +17,9 @@ from benchmarks.workloads import Workload
 
 _TARGETS = 5000
 
-_REQUESTS = re.compile(r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout", re.M)
-_TRAFFIC = re.compile(r"^traffic: .*? \((\d+)\) total", re.M)
-_PROTOCOL = re.compile(r"^Application protocol: h2$", re.M)
+_REQUESTS = re.compile(r"\nrequests: .* (\d+) failed, (\d+) errored, (\d+) timeout")
+_TRAFFIC = re.compile(r"\ntraffic: .*? \((\d+)\) total")
+_PROTOCOL = "\nApplication protocol: h2\n"
 
 
 class H2Load:
@@ -70,7 +71,7 @@ class H2Load:
             return [f"--data={body}", f"{self._origin}{workload.path}"]
         return [f"{self._origin}{workload.path}"]
 
-    def figures(self, output: str) -> dict[str, object]:
+    def figures(self, output: str) -> dict[str, Any]:
         """
         Return the figures of a run that has ended, as ``load.Load`` has them.
 
@@ -98,7 +99,7 @@ class H2Load:
             "timeout": timeout,
             "status": bad_statuses,
             "connect": int(not latencies),
-            "protocol": int(self._workload.tls and not _PROTOCOL.search(output)),
+            "protocol": int(self._workload.tls and _PROTOCOL not in output),
         }
 
         def at(share: float) -> float:

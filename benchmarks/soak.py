@@ -254,7 +254,11 @@ def _courses(options: argparse.Namespace) -> list[Course]:
         Course(
             tls,
             "h2-requests",
-            (("h2-requests", requests), ("h2-connections", connections)),
+            (
+                ("h2-requests", requests),
+                ("h2-connections", connections),
+                ("h2-connections", connections),
+            ),
         ),
     ]
 
