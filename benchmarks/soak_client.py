@@ -341,6 +341,7 @@ class HTTP2Requests(HTTP2Connection):
         """Ask as often as there are streams."""
         for _ in range(self.STREAMS):
             self._ask()
+        self._close_if_idle()
 
     def _ask(self) -> None:
         if self._left != 0 and self._count.take():
@@ -352,6 +353,9 @@ class HTTP2Requests(HTTP2Connection):
         """Count and go on; close when there is no more to do."""
         self._count.finish(good)
         self._ask()
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
         if not self.exchanges:
             self.transport.close()
 
@@ -363,9 +367,9 @@ class HTTP2Requests(HTTP2Connection):
 
 async def http2(
     count: Count, port: int, *, tls: bool, at_once: int, limit: int | None
-) -> None:
+) -> dict[str, Any]:
     """
-    Send requests in HTTP/2, until all are sent.
+    Send requests in HTTP/2, until all are sent; tell how many connections it took.
 
     Args:
         count: How many.
@@ -378,8 +382,10 @@ async def http2(
     context = client_context() if tls else None
     fields = (":path", "/"), ("user-agent", "soak"), ("accept", "*/*")
     asked = requests([fields, fields], "https" if tls else "http", reset=False)
+    opened = 0
 
     async def work(source: str) -> None:
+        nonlocal opened
         while count.remaining:
             try:
                 _, connection = await loop.create_connection(
@@ -393,9 +399,11 @@ async def http2(
                 if count.take():
                     count.finish(False)
             else:
+                opened += 1
                 await connection.closed
 
     await workers(at_once, work)
+    return {"connections": opened}
 
 
 async def probe(port: int) -> dict[str, Any]:
