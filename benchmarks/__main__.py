@@ -8,10 +8,12 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.certificates import Certificate, make_certificate
 from benchmarks.measurements import Conditions, Measurement, application_cost, measure
 from benchmarks.processes import end_on_terminate
 from benchmarks.reports import summarize, table, write_json, write_plot
@@ -22,19 +24,21 @@ from benchmarks.workloads import WORKLOADS, Workload
 def main() -> None:
     """Measure, then print the table and write it, the JSON and the plot."""
     options = _options()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is needed for the load; Debian and Ubuntu have it as package wrk")
     end_on_terminate()
-    conditions = _conditions(options)
     servers = [SERVERS[name] for name in options.servers]
     workloads = [WORKLOADS[name] for name in options.workloads]
+    _look_for_generators(workloads)
     measurements: list[Measurement] = []
-    try:
-        for measurement in _measure_all(servers, workloads, options.rounds, conditions):
-            measurements.append(measurement)
-            print(_progress(measurement), file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        print("interrupted; reporting what was measured", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
+        conditions = _conditions(options, make_certificate(Path(directory)))
+        try:
+            for measurement in _measure_all(
+                servers, workloads, options.rounds, conditions
+            ):
+                measurements.append(measurement)
+                print(_progress(measurement), file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print("interrupted; reporting what was measured", file=sys.stderr)
     if measurements:
         _report(Path(options.output), conditions, measurements)
 
@@ -64,10 +68,23 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _conditions(options: argparse.Namespace) -> Conditions:
+def _look_for_generators(workloads: Sequence[Workload]) -> None:
+    packages = {"wrk": "wrk"}
+    if any(workload.http2 for workload in workloads):
+        packages["h2load"] = "nghttp2-client"
+    for program, package in packages.items():
+        if shutil.which(program) is None:
+            sys.exit(
+                f"{program} is needed for the load;"
+                f" Debian and Ubuntu have it in package {package}"
+            )
+
+
+def _conditions(options: argparse.Namespace, certificate: Certificate) -> Conditions:
     return Conditions(
         python=options.python,
         python_of_peers=options.python_of_peers,
+        certificate=certificate,
         server_cpu=options.server_cpu,
         client_cpu=options.client_cpu,
         connections=options.connections,
@@ -88,7 +105,7 @@ def _measure_all(
             # By interpreter: the two may have different versions of a framework.
             costs: dict[str, float | None] = {}
             for server in servers:
-                if server.raw_only and workload.name != "get-13":
+                if not server.serves(workload):
                     continue
                 python = conditions.interpreter(server)
                 if workload.has_cost and python not in costs:
@@ -100,7 +117,7 @@ def _measure_all(
 
 
 def _progress(measurement: Measurement) -> str:
-    words = [f"{measurement.workload:13} {measurement.server:20}"]
+    words = [f"{measurement.workload:17} {measurement.server:20}"]
     if measurement.load is not None:
         rate = measurement.load.requests / measurement.load.seconds
         words.append(f"{rate:9,.0f} req/s")

@@ -1,5 +1,5 @@
 """
-Load by ``wrk``, or by our client of WebSockets, from a CPU of its own.
+Load by ``wrk``, ``h2load``, or a client of our own, from a CPU of its own.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.h2load import H2Load
 from benchmarks.processes import HOST, REPOSITORY, pinned_to
 
 if TYPE_CHECKING:
@@ -52,19 +54,26 @@ def apply_load(
     workload: Workload, port: int, cpu: int, connections: int, seconds: int
 ) -> Load:
     """Repeat the workload's request on keep-alive connections for ``seconds``."""
-    command = [
-        "wrk",
-        "--threads=1",
-        f"--connections={connections}",
-        f"--duration={seconds}s",
-        "--timeout=10s",
-        f"--script={_SCRIPT}",
-        f"http://{HOST}:{port}{workload.path}",
-        "--",
-        *([str(len(workload.body))] if workload.body else []),
-    ]
-    if workload.websockets:
-        command = _websocket_command(workload, port, connections, seconds)
+    if workload.http2 and workload.browser != "cookies":
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
+            h2load = H2Load(workload, port, Path(directory))
+            output, busy = _run(h2load.command(connections, seconds), cpu, seconds)
+            figures = h2load.figures(output)
+    else:
+        if workload.http2:
+            command = _http2_command(workload, port, connections, seconds)
+        elif workload.websockets:
+            command = _websocket_command(workload, port, connections, seconds)
+        else:
+            command = _wrk_command(workload, port, connections, seconds)
+        output, busy = _run(command, cpu, seconds)
+        # wrk itself writes a report; the script's line comes last.
+        figures = json.loads(output.splitlines()[-1])
+    return Load(**{"client_cpu_share": busy / figures["seconds"], **figures})
+
+
+def _run(command: list[str], cpu: int, seconds: int) -> tuple[str, float]:
+    """Run a generator; return its output and its processor time."""
     before = _children_cpu_seconds()
     with pinned_to(cpu):
         run = subprocess.run(
@@ -75,10 +84,36 @@ def apply_load(
             check=True,
             timeout=seconds + 60,
         )
-    busy = _children_cpu_seconds() - before
-    # wrk itself writes a report; the script's line comes last.
-    figures = json.loads(run.stdout.splitlines()[-1])
-    return Load(**figures, client_cpu_share=busy / figures["seconds"])
+    return run.stdout, _children_cpu_seconds() - before
+
+
+def _wrk_command(
+    workload: Workload, port: int, connections: int, seconds: int
+) -> list[str]:
+    scheme = "https" if workload.tls else "http"
+    return [
+        "wrk",
+        "--threads=1",
+        f"--connections={connections}",
+        f"--duration={seconds}s",
+        "--timeout=10s",
+        f"--script={_SCRIPT}",
+        f"{scheme}://{HOST}:{port}{workload.path}",
+        "--",
+        *([str(len(workload.body))] if workload.body else []),
+    ]
+
+
+def _http2_command(
+    workload: Workload, port: int, connections: int, seconds: int
+) -> list[str]:
+    return [
+        *(sys.executable, "-m", "benchmarks.http2_load"),
+        f"--port={port}",
+        f"--connections={connections}",
+        f"--streams={workload.streams}",
+        f"--seconds={seconds}",
+    ]
 
 
 def _websocket_command(

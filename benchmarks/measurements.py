@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.certificates import Certificate
 from benchmarks.load import Load, apply_load, idle_websockets
 from benchmarks.processes import (
     HOST,
@@ -44,6 +45,7 @@ class Conditions:
     """Interpreter of our server."""
 
     python_of_peers: str
+    certificate: Certificate
     server_cpu: int
     client_cpu: int
     connections: int
@@ -88,11 +90,16 @@ class Measurement:
 def measure(server: Server, workload: Workload, conditions: Conditions) -> Measurement:
     """Measure one server; a server that fails gives a measurement that says so."""
     port = free_port()
-    command = server.command(conditions.interpreter(server), HOST, port, workload)
+    python, certificate = conditions.interpreter(server), conditions.certificate
+    command = server.command(python, HOST, port, workload, certificate)
     try:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
             process = ServerProcess(
-                command, port, conditions.server_cpu, Path(directory)
+                command,
+                port,
+                conditions.server_cpu,
+                Path(directory),
+                certificate.exchange(workload),
             )
             with process:
                 reading = _measure_running(process, server, workload, conditions)

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from benchmarks.exchange import Exchange
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -53,7 +55,12 @@ class ServerProcess:
     """A running server; a context manager which starts and stops it."""
 
     def __init__(
-        self, command: list[str], port: int, cpu: int, directory: Path
+        self,
+        command: list[str],
+        port: int,
+        cpu: int,
+        directory: Path,
+        exchange: Exchange,
     ) -> None:
         """
         Prepare to start ``command``.
@@ -63,6 +70,7 @@ class ServerProcess:
             port: The port it is told to listen at.
             cpu: The one CPU it may use.
             directory: Where its standard output and error are written.
+            exchange: How requests to it are made.
         """
         assert ipaddress.ip_address(HOST).is_loopback
         self.port = port
@@ -70,6 +78,7 @@ class ServerProcess:
         self._errors = directory / "errors"
         self._command = command
         self._cpu = cpu
+        self._exchange = exchange
 
     def __enter__(self) -> Self:
         """Start the server, without waiting for it."""
@@ -125,13 +134,7 @@ class ServerProcess:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Return status and body of the answer to one request on a new connection."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=10)
-        try:
-            connection.request(method, path, body=body or None)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        return self._exchange.answer((HOST, self.port), method, path, body)
 
     def last_words(self) -> str:
         """Return the last line the server wrote to standard error or output."""

@@ -29,8 +29,8 @@ _SATURATED_CLIENT = 0.95
 _NOTHING = "-"
 
 _VERSIONS = """
-import importlib.metadata, json, platform, sys
-versions = {"python": platform.python_version()}
+import importlib.metadata, json, platform, ssl, sys
+versions = {"python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION}
 for name in sys.argv[1:]:
     try:
         versions[name] = importlib.metadata.version(name)
@@ -48,6 +48,9 @@ class Summary:
     workload: str
     rounds: int
     requests_per_second: float | None
+    upload_mb_per_second: float | None
+    """Bodies of requests, where these are large."""
+
     spread: float | None
     """Highest less lowest round, as a share of the median."""
 
@@ -88,6 +91,7 @@ def _summary(group: Sequence[Measurement]) -> Summary:
         workload=group[0].workload,
         rounds=len(group),
         requests_per_second=_median(rates),
+        upload_mb_per_second=_upload(group[0].workload, _median(rates)),
         spread=(max(rates) - min(rates)) / (median(rates) or 1) if rates else None,
         p50_ms=_median(load.p50_ms for load in loads),
         p99_ms=_median(load.p99_ms for load in loads),
@@ -115,6 +119,12 @@ def _summary(group: Sequence[Measurement]) -> Summary:
     )
 
 
+def _upload(workload: str, rate: float | None) -> float | None:
+    if rate is None or not WORKLOADS[workload].uploads:
+        return None
+    return rate * len(WORKLOADS[workload].body) / 2**20
+
+
 def _median(values: Iterable[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return median(present) if present else None
@@ -122,6 +132,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 _COLUMNS: tuple[tuple[str, Callable[[Summary], float | None], str], ...] = (
     ("req/s", lambda summary: summary.requests_per_second, ",.0f"),
+    ("MB/s", lambda summary: summary.upload_mb_per_second, ",.0f"),
     ("spread", lambda summary: summary.spread, ".0%"),
     ("p50 ms", lambda summary: summary.p50_ms, ".2f"),
     ("p99 ms", lambda summary: summary.p99_ms, ".2f"),
@@ -211,11 +222,11 @@ def write_json(
     document = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": _machine(),
-        # Without the places of the interpreters, whose versions follow.
+        # Without places of files; the versions of the interpreters follow.
         "conditions": {
             name: value
             for name, value in asdict(conditions).items()
-            if not name.startswith("python")
+            if not name.startswith(("python", "certificate"))
         },
         "versions": {
             "ours": _versions(conditions.python),
@@ -241,7 +252,7 @@ def _machine() -> dict[str, str]:
 
 def _versions(python: str) -> dict[str, str]:
     named = {server.distribution for server in SERVERS.values()} - {""}
-    libraries = {"uvloop", "httptools", "zttp", "twisted", "fastapi", "django"}
+    libraries = {"uvloop", "httptools", "zttp", "twisted", "fastapi", "django", "h2"}
     run = subprocess.run(
         [python, "-c", _VERSIONS, *sorted(named | libraries | {"gunicorn_h1c"})],
         env=clean_environment(),

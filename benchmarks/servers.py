@@ -2,8 +2,11 @@
 The servers that are compared, each with the flags that make it fastest.
 
 One worker each, uvloop where the server can use it, warnings only, no proxy headers,
-no WebSockets where a load has none and they can be switched off. Access logs go to standard output, which
-the harness sends to a file.
+no WebSockets where a load has none and they can be switched off. Access logs go to
+standard output, which the harness sends to a file.
+
+Uvicorn takes no part in HTTP/2: what it has ends each connection after 4,096 requests.
+Daphne takes none in cleartext HTTP/2: Twisted's server speaks it after ALPN only.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from benchmarks.certificates import Certificate
     from benchmarks.workloads import Workload
 
 
@@ -25,7 +29,25 @@ class Server:
     """Whose version is recorded with the results; empty if it is part of this tree."""
 
     arguments: str
-    """What follows ``python -m``; ``{application}``, ``{host}``, ``{port}`` filled in."""
+    """What follows ``python -m``; ``{application}`` and such are filled in."""
+
+    listen: str
+    """Arguments which name ``{host}`` and ``{port}``."""
+
+    listen_tls: str = ""
+    """
+    Arguments which name ``{certificate}`` and ``{key}`` too; without them the server
+    takes no part in what is over TLS.
+    """
+
+    http1: str = ""
+    """Arguments for a load in HTTP/1.1."""
+
+    http2: str | None = None
+    """Arguments for a load in HTTP/2; None: takes no part in it."""
+
+    http2_cleartext: bool = True
+    """Whether the server speaks HTTP/2 without TLS, if it speaks it."""
 
     http_only: str = ""
     """Arguments which turn WebSockets off, for loads which have none."""
@@ -45,23 +67,57 @@ class Server:
     raw_only: bool = False
     """Serves only the workload ``get-13`` and has no access log."""
 
+    def serves(self, workload: Workload) -> bool:
+        """Tell whether the server takes part."""
+        if self.raw_only:
+            return workload.name == "get-13"
+        if workload.tls and not self.listen_tls:
+            return False
+        if not workload.http2:
+            return True
+        return self.http2 is not None and (workload.tls or self.http2_cleartext)
+
     def command(
-        self, python: str, host: str, port: int, workload: Workload
+        self,
+        python: str,
+        host: str,
+        port: int,
+        workload: Workload,
+        certificate: Certificate,
     ) -> list[str]:
         """Return the command line which serves the application of ``workload``."""
-        logs = self.logging if workload.access_log else self.quiet
-        kind = self.websockets if workload.websockets else self.http_only
-        template = f"{self.arguments} {logs} {kind}"
-        line = template.format(application=workload.application, host=host, port=port)
-        return [python, "-m", *line.split()]
+        arguments = (
+            self.arguments,
+            self.listen_tls if workload.tls else self.listen,
+            self.http2 or "" if workload.http2 else self.http1,
+            self.websockets if workload.websockets else self.http_only,
+            self.logging if workload.access_log else self.quiet,
+        )
+        # Split first: names of files may have spaces.
+        filled = [
+            argument.format(
+                application=workload.application,
+                host=host,
+                port=port,
+                certificate=certificate.certificate,
+                key=certificate.key,
+            )
+            for argument in " ".join(arguments).split()
+        ]
+        return [python, "-m", *filled]
+
+
+_LISTEN = "--host {host} --port {port}"
 
 
 def _daphne_like(name: str, loop: str) -> Server:
     return Server(
         name,
         "daphne-like",
-        f"daphne_like {{application}} --bind {{host}} --port {{port}} --loop {loop}"
-        " --log-level warning",
+        f"daphne_like {{application}} --loop {loop} --log-level warning",
+        "--bind {host} --port {port}",
+        "--bind {host} --port {port} --ssl-certfile {certificate} --ssl-keyfile {key}",
+        http2="--http auto",
         quiet="--no-access-log",
         logging="--access-log -",
         ours=True,
@@ -72,8 +128,10 @@ def _uvicorn(name: str, http: str, loop: str) -> Server:
     return Server(
         name,
         "uvicorn",
-        "uvicorn {application} --host {host} --port {port} --workers 1"
-        f" --http {http} --loop {loop} --no-proxy-headers",
+        f"uvicorn {{application}} --workers 1 --http {http} --loop {loop}"
+        " --no-proxy-headers",
+        _LISTEN,
+        f"{_LISTEN} --ssl-certfile {{certificate}} --ssl-keyfile {{key}}",
         http_only="--ws none",
         websockets="--ws websockets-sansio --ws-per-message-deflate false",
         quiet="--no-access-log --log-level warning",
@@ -90,9 +148,12 @@ SERVERS = {
         Server(
             "granian",
             "granian",
-            "granian {application} --interface asgi --host {host} --port {port}"
-            " --workers 1 --loop uvloop --http 1 --backpressure 20000"
-            " --log-level warning",
+            "granian {application} --interface asgi --workers 1 --loop uvloop"
+            " --backpressure 20000 --log-level warning",
+            _LISTEN,
+            f"{_LISTEN} --ssl-certificate {{certificate}} --ssl-keyfile {{key}}",
+            http1="--http 1",
+            http2="--http 2",
             http_only="--no-ws",
             quiet="--no-access-log",
             logging="--access-log",
@@ -103,30 +164,41 @@ SERVERS = {
         Server(
             "gunicorn",
             "gunicorn",
-            "gunicorn {application} --bind {host}:{port} --worker-class asgi"
-            " --workers 1 --asgi-loop uvloop --worker-connections 20000"
+            "gunicorn {application} --worker-class asgi --workers 1"
+            " --asgi-loop uvloop --worker-connections 20000"
             " --log-level warning --no-control-socket",
+            "--bind {host}:{port}",
+            "--bind {host}:{port} --certfile {certificate} --keyfile {key}",
+            http2="--http-protocols h2,h1 --http2-cleartext prior-knowledge",
             logging="--access-logfile -",
         ),
         Server(
             "hypercorn",
             "hypercorn",
             # Without workers it serves in its first process: no pipe, less memory.
-            "hypercorn {application} --bind {host}:{port} --worker-class uvloop"
-            " --workers 0",
+            "hypercorn {application} --worker-class uvloop --workers 0",
+            "--bind {host}:{port}",
+            "--bind {host}:{port} --certfile {certificate} --keyfile {key}",
+            http2="--config benchmarks/hypercorn.toml",
             quiet="--log-level warning",
             logging="--access-logfile - --log-level info",
         ),
         Server(
             "daphne",
             "daphne",
-            "daphne {application} --bind {host} --port {port} --verbosity 0",
+            "daphne {application} --verbosity 0",
+            "--bind {host} --port {port}",
+            "--endpoint ssl:{port}:interface={host}"
+            ":privateKey={key}:certKey={certificate}",
+            http2="",
+            http2_cleartext=False,
             logging="--access-log -",
         ),
         Server(
             "raw",
             "",
-            "benchmarks.raw_uvloop --host {host} --port {port}",
+            "benchmarks.raw_uvloop",
+            _LISTEN,
             ours=True,
             raw_only=True,
         ),

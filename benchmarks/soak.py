@@ -1,10 +1,12 @@
 """
 ``python -m benchmarks.soak``: does a server's memory stay flat?
 
-One server goes through four phases: keep-alive requests, a connection per request,
-uploads given up in the middle, and idle connections while it still answers. Its memory
-and file descriptors are read before and after each phase, and at every tenth of it.
-The first requests warm it up, so that caches and arenas aren't taken for a leak.
+A server goes through these phases: keep-alive requests, a connection per request,
+uploads given up in the middle, WebSockets, and idle connections while it still answers.
+With HTTP/2, in cleartext and over TLS, a server of its own goes through many requests
+on one connection, and a connection per request. Memory and file descriptors are read
+before and after each phase, and at every tenth of it. The first requests warm a server
+up, so that caches and arenas aren't taken for a leak.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.applications import SMALL_BODY
+from benchmarks.certificates import Certificate, make_certificate
 from benchmarks.processes import (
     HOST,
     REPOSITORY,
@@ -34,7 +37,7 @@ from benchmarks.processes import (
     pinned_to,
 )
 from benchmarks.servers import SERVERS
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, Workload
 
 _SETTLE_SECONDS = 2.0
 
@@ -121,26 +124,44 @@ def main() -> None:
     options = _options()
     end_on_terminate()
     _raise_file_limit(options.idle)
-    server = SERVERS[options.server]
+    phases: list[Phase] = []
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        directory = Path(name)
+        certificate = make_certificate(directory)
+        for course in _courses(options):
+            if SERVERS[options.server].serves(course.workload):
+                _run_course(course, options, certificate, directory, phases)
+    _write_json(Path(options.output), options, phases)
+
+
+def _run_course(
+    course: Course,
+    options: argparse.Namespace,
+    certificate: Certificate,
+    directory: Path,
+    phases: list[Phase],
+) -> None:
+    """Start the server, warm it up, and run the phases up to the first that fails."""
+    plan = [(name, total) for name, total in course.plan if total]
+    if not plan:
+        return
+    server, workload = SERVERS[options.server], course.workload
     python = options.python if server.ours else options.python_of_peers
     port = free_port()
-    command = server.command(python, HOST, port, WORKLOADS["ws-64"])
-    phases = []
-    with (
-        tempfile.TemporaryDirectory(prefix="soak-") as directory,
-        ServerProcess(command, port, options.server_cpu, Path(directory)) as process,
-    ):
+    command = server.command(python, HOST, port, workload, certificate)
+    exchange = certificate.exchange(workload)
+    with ServerProcess(
+        command, port, options.server_cpu, directory, exchange
+    ) as process:
         process.wait_for_answer("GET", "/", b"")
         soak = Soak(process, options)
-        soak.run("keep-alive", options.warm_up)
         try:
-            for name, total in _plan(options):
-                if total:
-                    phases.append(soak.run(name, total))
-                    print(_report(phases[-1]), flush=True)
+            soak.run(course.warm_up, options.warm_up)
+            for name, total in plan:
+                phases.append(soak.run(name, total))
+                print(_report(phases[-1]), flush=True)
         except ServerFailure as failure:
             print(f"failed: {failure}; {process.last_words()}")
-    _write_json(Path(options.output), options, phases)
 
 
 def _options() -> argparse.Namespace:
@@ -165,6 +186,18 @@ def _options() -> argparse.Namespace:
     add(
         "--idle", type=int, default=10_000, help="idle connections; all counts: 0 skips"
     )
+    add(
+        "--http2-requests",
+        type=int,
+        default=1_000_000,
+        help="on one connection of HTTP/2, in cleartext and over TLS",
+    )
+    add(
+        "--http2-connections",
+        type=int,
+        default=20_000,
+        help="with one request each, in cleartext and over TLS",
+    )
     add("--warm-up", type=int, default=20_000, help="requests before the first sample")
     add("--timeout", type=int, default=600, help="most seconds a phase may take")
     add("--python", default=sys.executable, help="interpreter of our server")
@@ -175,20 +208,58 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plan(options: argparse.Namespace) -> list[tuple[str, int]]:
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What one server, started anew, goes through."""
+
+    workload: Workload
+    """How it is started and reached."""
+
+    warm_up: str
+    """The phase that warms it up."""
+
+    plan: tuple[tuple[str, int], ...]
+    """The phases with how many each does."""
+
+
+def _courses(options: argparse.Namespace) -> list[Course]:
     """
-    Return the phases with how many each does.
+    Return all that is to be done.
 
     Many connections at once leave the allocator with more memory than before, which
     it keeps for the next time: only a second time shows whether anything leaks.
     """
+    http1 = WORKLOADS["ws-64"]
+    cleartext = replace(http1, streams=1)
+    tls = replace(cleartext, tls=True)
+    requests, connections = options.http2_requests, options.http2_connections
     return [
-        ("keep-alive", options.requests),
-        ("connections", options.connections),
-        ("aborted-uploads", options.uploads),
-        ("websockets", options.websockets),
-        ("idle", options.idle),
-        ("idle", options.idle),
+        Course(
+            http1,
+            "keep-alive",
+            (
+                ("keep-alive", options.requests),
+                ("connections", options.connections),
+                ("aborted-uploads", options.uploads),
+                ("websockets", options.websockets),
+                ("idle", options.idle),
+                ("idle", options.idle),
+            ),
+        ),
+        Course(
+            cleartext,
+            "h2c-requests",
+            (("h2c-requests", requests), ("h2c-connections", connections)),
+        ),
+        Course(
+            tls,
+            "h2-requests",
+            (
+                ("h2-requests", requests),
+                ("h2-connections", connections),
+                ("h2-connections", connections),
+            ),
+        ),
     ]
 
 

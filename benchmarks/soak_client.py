@@ -24,6 +24,13 @@ from typing import Any, TypeVar, cast
 import uvloop
 
 from benchmarks.applications import SMALL_BODY
+from benchmarks.http2_client import (
+    Exchange,
+    HTTP2Connection,
+    Request,
+    client_context,
+    requests,
+)
 from benchmarks.processes import HOST
 
 _REQUEST = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
@@ -310,6 +317,95 @@ async def websockets(count: Count, port: int) -> None:
     await workers(64, work)
 
 
+class HTTP2Requests(HTTP2Connection):
+    """A connection of HTTP/2 which takes requests from the count, many at a time."""
+
+    STREAMS = 16
+
+    def __init__(self, count: Count, limit: int | None, asked: list[Request]) -> None:
+        """
+        Prepare the connection.
+
+        Args:
+            count: Where requests are taken from and counted.
+            limit: After how many requests the connection is closed; None = never.
+            asked: The first request, and all others, which the first one's fields
+                in the table make short.
+        """
+        super().__init__()
+        self._count = count
+        self._left = -1 if limit is None else limit
+        self._request, self._later = asked
+
+    def opened(self) -> None:
+        """Ask as often as there are streams."""
+        for _ in range(self.STREAMS):
+            self._ask()
+        self._close_if_idle()
+
+    def _ask(self) -> None:
+        if self._left != 0 and self._count.take():
+            self._left -= 1
+            self.ask(self._request)
+            self._request = self._later
+
+    def answered(self, exchange: Exchange, *, good: bool) -> None:
+        """Count and go on; close when there is no more to do."""
+        self._count.finish(good)
+        self._ask()
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if not self.exchanges:
+            self.transport.close()
+
+    def lost(self) -> None:
+        """Count requests whose answers never came as failed."""
+        for _ in self.exchanges:
+            self._count.finish(False)
+
+
+async def http2(
+    count: Count, port: int, *, tls: bool, at_once: int, limit: int | None
+) -> dict[str, Any]:
+    """
+    Send requests in HTTP/2, until all are sent; tell how many connections it took.
+
+    Args:
+        count: How many.
+        port: Of the server.
+        tls: Whether it is over TLS.
+        at_once: How many connections there are at a time.
+        limit: How many requests each is for; None = all that are left.
+    """
+    loop = asyncio.get_running_loop()
+    context = client_context() if tls else None
+    fields = (":path", "/"), ("user-agent", "soak"), ("accept", "*/*")
+    asked = requests([fields, fields], "https" if tls else "http", reset=False)
+    opened = 0
+
+    async def work(source: str) -> None:
+        nonlocal opened
+        while count.remaining:
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: HTTP2Requests(count, limit, asked),
+                    HOST,
+                    port,
+                    local_addr=(source, 0),
+                    ssl=context,
+                )
+            except OSError:
+                if count.take():
+                    count.finish(False)
+            else:
+                opened += 1
+                await connection.closed
+
+    await workers(at_once, work)
+    return {"connections": opened}
+
+
 async def probe(port: int) -> dict[str, Any]:
     """Return the failures and the longest wait of requests asked one by one."""
     longest = 0.0
@@ -333,6 +429,10 @@ PHASES: dict[str, Callable[[Count, int], Awaitable[dict[str, Any] | None]]] = {
     "aborted-uploads": aborted_uploads,
     "idle": idle,
     "websockets": websockets,
+    "h2c-requests": partial(http2, tls=False, at_once=1, limit=None),
+    "h2c-connections": partial(http2, tls=False, at_once=64, limit=1),
+    "h2-requests": partial(http2, tls=True, at_once=1, limit=None),
+    "h2-connections": partial(http2, tls=True, at_once=64, limit=1),
 }
 
 

@@ -5,8 +5,10 @@ What is asked of each server.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from benchmarks.applications import LARGE_BODY, SMALL_BODY
+from benchmarks.applications import BODY_OF_16K, LARGE_BODY, SMALL_BODY
+from benchmarks.browser import PATH_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class Workload:
     connections: int = 0
     """How many are open; 0 for as many as the command line says."""
 
+    tls: bool = False
+
+    streams: int = 0
+    """With HTTP/2: requests open at a time on each connection; 0 is HTTP/1.1."""
+
+    browser: Literal["", "targets", "cookies"] = ""
+    """
+    Requests have the fields of a browser, and the address changes with each,
+    or the cookie as well.
+    """
+
     loaded: bool = True
     """False: start the server, get one answer, and read its memory."""
 
@@ -48,12 +61,23 @@ class Workload:
         return self.loaded and not self.websockets
 
     @property
+    def http2(self) -> bool:
+        """Whether the requests are made in HTTP/2."""
+        return self.streams > 0
+
+    @property
+    def uploads(self) -> bool:
+        """Whether bytes are what matters, not requests."""
+        return len(self.body) >= _UPLOAD_BYTES
+
+    @property
     def method(self) -> str:
         """The request's method."""
         return "POST" if self.body else "GET"
 
 
 _RAW = "benchmarks.applications:raw"
+_UPLOAD_BYTES = 10 * 2**20
 
 
 def _websocket(
@@ -68,6 +92,28 @@ def _websocket(
         websockets=mode,
         message_bytes=size,
         connections=connections,
+    )
+
+
+def _http2(
+    name: str,
+    title: str,
+    path: str = "/",
+    expected: bytes = SMALL_BODY,
+    *,
+    tls: bool = True,
+    browser: Literal["", "targets", "cookies"] = "",
+) -> Workload:
+    return Workload(
+        name,
+        f"HTTP/2{' over TLS' if tls else ' in cleartext'}, {title}",
+        _RAW,
+        path,
+        expected,
+        tls=tls,
+        connections=16,
+        streams=16,
+        browser=browser,
     )
 
 
@@ -100,6 +146,33 @@ WORKLOADS = {
             "/",
             SMALL_BODY,
             access_log=True,
+        ),
+        Workload("https-13", "HTTPS, GET, 13 bytes", _RAW, "/", SMALL_BODY, tls=True),
+        _http2("h2-13", "GET, 13 bytes"),
+        _http2("h2c-13", "GET, 13 bytes", tls=False),
+        _http2(
+            "h2-browser",
+            "a browser's GET, new address each time",
+            f"{PATH_PREFIX}start",
+            browser="targets",
+        ),
+        _http2(
+            "h2-browser-cookie",
+            "a browser's GET, new address and cookie each time",
+            f"{PATH_PREFIX}start",
+            browser="cookies",
+        ),
+        _http2("h2-16k", "GET, 16 KB", "/16k", BODY_OF_16K),
+        Workload(
+            "h2-upload",
+            "HTTP/2 over TLS, POST, 10 MB",
+            _RAW,
+            "/size",
+            str(_UPLOAD_BYTES).encode(),
+            body=b"0123456789abcdef" * (_UPLOAD_BYTES // 16),
+            tls=True,
+            connections=2,
+            streams=2,
         ),
         _websocket("ws-64", "WebSocket echo, 64 bytes", "echo", 64),
         _websocket("ws-16k", "WebSocket echo, 16 KB", "echo", 16384),
