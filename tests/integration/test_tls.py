@@ -445,8 +445,8 @@ def test_abandoned_handshakes_leave_nothing(
     before = descriptors(server)
     with ExitStack() as closing:
         for number in range(200):
-            sock = closing.enter_context(connect(server.url))
-            sock.sendall(
+            client = closing.enter_context(connect(server.url))
+            client.sendall(
                 (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", b"GET")[number % 4]
             )
         # All others are served meanwhile.
