@@ -84,8 +84,6 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
 
     # What the kernel copies would not be encrypted, so nobody may find this.
     send_file = None  # type: ignore[assignment]
-    # TLS can end one direction alone (RFC 8446 section 6.1); event loops can't.
-    loseWriteConnection = None  # type: ignore[assignment]
 
     def __init__(self, factory: IProtocolFactory) -> None:
         super().__init__(factory)
@@ -144,6 +142,10 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
         if not self._closing:
             self._closing = True
             self._close_when_flushed(0)
+
+    def loseWriteConnection(self) -> None:
+        """Close: one direction alone (RFC 8446 section 6.1) can't be, in event loops."""
+        self.loseConnection()
 
     def _close_when_flushed(self, wait: float) -> None:
         if self._lost:
@@ -214,9 +216,12 @@ class TLSAcceptor:
     def _accept(self) -> None:
         """Accept what waits, as far as there is room."""
         for _ in range(_ACCEPTS_PER_TURN):
-            if len(self.pending) >= _MOST_PENDING and not self._make_room():
-                self._rest(_FLUSH_INTERVAL)
-                return
+            idle: _Arrival | None = None
+            if len(self.pending) >= _MOST_PENDING:
+                idle = self._oldest_idle()
+                if idle is None:
+                    self._rest(_FLUSH_INTERVAL)
+                    return
             try:
                 sock, _address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -232,18 +237,19 @@ class TLSAcceptor:
                 )
                 self._rest(_REST)
                 return
+            if idle is not None:
+                idle.give_up()
             self._take(sock)
 
-    def _make_room(self) -> bool:
-        """Cut the oldest of those which haven't sent a byte; tell whether one was."""
+    def _oldest_idle(self) -> _Arrival | None:
+        """Find whom to cut for another: who has come first, and begun nothing."""
         longest = self._loop.time() - _PATIENCE_WHEN_FULL
         for arrival, since in self.pending.items():
             if since > longest:
                 break
             if arrival.is_idle:
-                arrival.give_up()
-                return True
-        return False
+                return arrival
+        return None
 
     def _take(self, sock: socket.socket) -> None:
         try:
@@ -341,7 +347,7 @@ class _Arrival:
             self._task.cancel()
         self._ended()
 
-    def _ended(self, task: object = None) -> None:
+    def _ended(self) -> None:
         """Wait for nothing any more."""
         self._set_deadline(0)
         self._read_by(None)
@@ -376,7 +382,7 @@ class _Arrival:
         if first and first[0] == _HANDSHAKE_RECORD:
             self._read_by(None)
             self._task = self._loop.create_task(self._shake_hands())
-            self._task.add_done_callback(self._ended)
+            self._task.add_done_callback(self._shaken)
         elif first.isalpha():
             self._explain()
         else:
@@ -395,6 +401,15 @@ class _Arrival:
             await handshake
         except OSError as error:  # those of ssl are such, too
             _logger.debug("A TLS handshake has failed: %s", error)
+
+    def _shaken(self, task: asyncio.Task[None]) -> None:
+        """Report what has failed of ours, at the end of the handshake."""
+        self._ended()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._loop.call_exception_handler(
+                {"message": "A connection could not be begun", "exception": error}
+            )
 
     # -- HTTP without TLS ----------------------------------------------------
 

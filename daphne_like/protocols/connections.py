@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from twisted.internet.interfaces import ISSLTransport
+
 from daphne_like.protocols.interfaces import Connection
 from daphne_like.protocols.tls_extension import tls_extension
 
@@ -76,10 +78,12 @@ def close_writing(transport: Any) -> Callable[[], None] | None:
     """
     Return what closes our side and leaves the peer's open; None where it can't be.
 
-    Twisted's TLS has no such method, but passes on that of TCP below it, which
-    would end TLS without its own farewell (RFC 8446 section 6.1).
+    Over TLS it can't: Twisted's has no such method, but passes on that of TCP below
+    it, which would end TLS without its own farewell (RFC 8446 section 6.1).
     """
-    if getattr(type(transport), "loseWriteConnection", None) is None:
+    if ISSLTransport.providedBy(transport):
+        return None
+    if not hasattr(type(transport), "loseWriteConnection"):
         return None
     close: Callable[[], None] = transport.loseWriteConnection
     return close
