@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
+from zope.interface import alsoProvides
 
 from daphne_like.protocols.connections import (
+    close_writing,
     describe,
     switch_protocol,
     unsent_bytes,
@@ -108,3 +110,17 @@ def test_the_attributes_of_twisted_are_still_there() -> None:
     descriptor.doWrite()
 
     assert 5 == unsent_bytes(descriptor)
+
+
+def test_tls_has_no_half_close() -> None:
+    """Whatever the transport below could, it would cut off TLS's own end."""
+
+    class Whole(StringTransport):
+        def loseWriteConnection(self) -> None:
+            """End one direction."""
+
+    plain, secure = StringTransport(), Whole()  # type: ignore[no-untyped-call]
+    alsoProvides(secure, ISSLTransport)
+
+    assert close_writing(plain) is None  # it has no such method
+    assert close_writing(secure) is None
