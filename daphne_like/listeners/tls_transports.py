@@ -111,6 +111,13 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
         if early and not self._lost:
             self.data_received(b"".join(early))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the protocol; let the loop know that nobody forgot to close."""
+        begun = self._protocol is not None
+        super().connection_lost(exc)
+        if begun:
+            self._transport.close()
+
     @property
     def negotiatedProtocol(self) -> bytes | None:
         """Tell what ALPN has agreed on (INegotiated)."""
