@@ -102,6 +102,7 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
         """
         ssl_object = transport.get_extra_info("ssl_object")
         if self._lost or ssl_object is None:
+            transport.close()
             return
         self._raw = raw
         self.ssl_object: ssl.SSLObject = ssl_object

@@ -237,6 +237,10 @@ class Listening:
                 self.acceptor.close()
                 await turns()
 
+    def trusting(self, **attributes: Any) -> ssl.SSLContext:
+        """Make the context of a client."""
+        return trusting(self._authority.pem, **attributes)
+
     async def plain(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect without TLS."""
         return await asyncio.open_connection(*self.sock.getsockname())
@@ -245,7 +249,7 @@ class Listening:
         self, **attributes: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect with TLS."""
-        context = trusting(self._authority.pem, **attributes)
+        context = self.trusting(**attributes)
         context.set_alpn_protocols(["h2", "http/1.1"])
         return await asyncio.open_connection(*self.sock.getsockname(), ssl=context)
 
@@ -296,25 +300,37 @@ def test_bytes_both_ways(listening: Listening, loop: str, version: str) -> None:
 
 @ON_LOOPS
 def test_a_close_reaches_the_client_with_all_before_it(
-    listening: Listening, loop: str
+    listening: Listening, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     However much there is, it arrives before TLS's farewell; the server waits for
     no answer to that.
     """
+    size = 8 * 1024 * 1024
+
+    def farewell(data: bytes) -> None:
+        listening.factory.transport.write(bytes(size))
+        listening.factory.transport.loseConnection()
+
+    def ask() -> bytes:
+        # Not the event loop's client: uvloop's drops what it hasn't delivered when
+        # the end of the connection comes behind it.
+        with (
+            socket.create_connection(listening.sock.getsockname()) as sock,
+            listening.trusting().wrap_socket(
+                sock, server_hostname="localhost", suppress_ragged_eofs=False
+            ) as secure,
+        ):
+            secure.sendall(b"x")
+            return b"".join(iter(lambda: secure.recv(1 << 16), b""))
+
+    monkeypatch.setattr(listening.factory, "dataReceived", farewell)
 
     async def scenario() -> None:
         async with listening.on():
-            reader, writer = await listening.secure()
-            writer.write(b"x")
-            await reader.readexactly(1)
-            size = 8 * 1024 * 1024
-            listening.factory.transport.write(bytes(size))
-            listening.factory.transport.loseConnection()
-            assert bytes(size) == await reader.read()
+            assert bytes(size) == await asyncio.to_thread(ask)
             while not listening.factory.ends:
                 await asyncio.sleep(0.001)
-            writer.close()
 
     run_on(loop, scenario())
 
