@@ -22,6 +22,7 @@ import tempfile
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,6 +97,10 @@ class Certificate:
     def pem(self) -> str:
         """The certificate alone."""
         return self.chain[0].public_bytes(Encoding.PEM).decode("ascii")
+
+    def has_expired(self) -> bool:
+        """Tell whether clients will refuse it."""
+        return self.chain[0].not_valid_after_utc < datetime.now(timezone.utc)
 
     def explain_key(self) -> str:
         """Tell what is wrong with the private key, in words."""
@@ -574,6 +579,9 @@ class ServerTLS:
         by_name: dict[str, ServerContext] = {}
         for source in self._sources:
             for certificate in source.read():
+                if certificate.has_expired():
+                    files = ", ".join(dict.fromkeys(source.files()))
+                    _logger.warning("A certificate has expired: %s", files)
                 context = self._policy.context(certificate)
                 # Also on those chosen later: ALPN comes after the host's name.
                 context.set_alpn_protocols(self._protocols)

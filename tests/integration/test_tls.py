@@ -520,10 +520,13 @@ def test_a_file_is_encrypted(server: ServerProcess, files: Files) -> None:
     assert source.read_bytes() == found.content
 
 
-def test_an_early_answer_reaches_who_still_sends(serve: Serve, files: Files) -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_early_answer_reaches_who_still_sends(
+    serve: Serve, files: Files, loop: str
+) -> None:
     """A body that is refused doesn't take the refusal with it."""
     server = serve(
-        *(APPLICATION, "-p", "0", "--ssl-certfile", str(files.server)),
+        *(APPLICATION, "-p", "0", "--loop", loop, "--ssl-certfile", str(files.server)),
         *("--limit-request-body", "1000"),
     )
     size = 16 * 1024 * 1024

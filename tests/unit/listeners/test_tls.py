@@ -289,6 +289,16 @@ def test_settings_which_can_not_be_used(
         ServerTLS([make("localhost")], policy)
 
 
+def test_an_expired_certificate_is_noticed(
+    authority: Authority, tmp_path: Path, log: RecordedLog
+) -> None:
+    """It is served, as an old one is better than none; the log has a warning."""
+    path = str(authority.issue("localhost", days=-1).write(tmp_path / "old.pem"))
+    ServerTLS([CertificateFiles(path, path)], TLSPolicy())
+
+    assert [f"WARNING A certificate has expired: {path}"] == log.take()
+
+
 # -- Renewal -------------------------------------------------------------------------
 
 
