@@ -557,7 +557,8 @@ class ServerTLS:
             self.reload()
 
     def _files(self) -> list[str]:
-        return [file for source in self._sources for file in source.files()]
+        files = (file for source in self._sources for file in source.files())
+        return list(dict.fromkeys(files))
 
     def _sign(self) -> list[object]:
         """Return what differs when a file has changed."""
