@@ -211,7 +211,8 @@ class Server(Service):
     @property
     def can_reload(self) -> bool:
         """Whether there is something that :meth:`reload` would read again."""
-        return bool(self._certificates)
+        # A server for development ends with its terminal.
+        return bool(self._certificates) and not self.settings.tls.ssl_dev
 
     def reload(self) -> None:
         """Read certificates again; connections keep those they began with."""

@@ -21,6 +21,7 @@ import ssl
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,6 +91,10 @@ class Certificate:
     def pem(self) -> str:
         """The certificate alone."""
         return self.chain[0].public_bytes(Encoding.PEM).decode("ascii")
+
+    def has_expired(self) -> bool:
+        """Tell whether clients will refuse it."""
+        return self.chain[0].not_valid_after_utc < datetime.now(timezone.utc)
 
     def explain_key(self) -> str:
         """Tell what is wrong with the private key, in words."""
@@ -511,7 +516,8 @@ class ServerTLS:
             self.reload()
 
     def _files(self) -> list[str]:
-        return [file for source in self._sources for file in source.files()]
+        files = (file for source in self._sources for file in source.files())
+        return list(dict.fromkeys(files))
 
     def _sign(self) -> list[object]:
         """Return what differs when a file has changed."""
@@ -533,6 +539,9 @@ class ServerTLS:
         by_name: dict[str, ServerContext] = {}
         for source in self._sources:
             for certificate in source.read():
+                if certificate.has_expired():
+                    files = ", ".join(dict.fromkeys(source.files()))
+                    _logger.warning("A certificate has expired: %s", files)
                 context = self._policy.context(certificate)
                 # Also on those chosen later: ALPN comes after the host's name.
                 context.set_alpn_protocols(self._protocols)

@@ -14,6 +14,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from twisted.internet.interfaces import ISSLTransport
+
 from daphne_like.protocols.interfaces import Connection
 from daphne_like.protocols.tls_extension import tls_extension
 from daphne_like.settings import HTTP2Settings
@@ -121,9 +123,13 @@ def close_writing(transport: Any) -> Callable[[], None] | None:
     Return what closes our side and leaves the peer's open; None where it can't be.
 
     Twisted's TLS has no such method, but passes on that of TCP below it, which
-    would end TLS without its own farewell (RFC 8446 section 6.1).
+    would end TLS without its own farewell (RFC 8446 section 6.1). Ours has one.
     """
-    if getattr(type(transport), "loseWriteConnection", None) is None:
+    if ISSLTransport.providedBy(transport) and not hasattr(
+        transport, "write_buffer_bytes"
+    ):
+        return None
+    if not hasattr(type(transport), "loseWriteConnection"):
         return None
     close: Callable[[], None] = transport.loseWriteConnection
     return close

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -22,7 +21,7 @@ from certificates import Authority
 from programs import curl, find_program
 from raw_http import connect, read_to_end, read_until, split_answers
 from server_process import LOOPS, Serve, ServerProcess
-from websockets.asyncio.client import connect as connect_websocket
+from websockets.sync.client import connect as connect_websocket
 
 APPLICATION = "applications.secure:application"
 TLS_1_2 = ssl.TLSVersion.TLSv1_2
@@ -445,8 +444,8 @@ def test_abandoned_handshakes_leave_nothing(
     before = descriptors(server)
     with ExitStack() as closing:
         for number in range(200):
-            sock = closing.enter_context(connect(server.url))
-            sock.sendall(
+            client = closing.enter_context(connect(server.url))
+            client.sendall(
                 (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", b"GET")[number % 4]
             )
         # All others are served meanwhile.
@@ -521,10 +520,13 @@ def test_a_file_is_encrypted(server: ServerProcess, files: Files) -> None:
     assert source.read_bytes() == found.content
 
 
-def test_an_early_answer_reaches_who_still_sends(serve: Serve, files: Files) -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_early_answer_reaches_who_still_sends(
+    serve: Serve, files: Files, loop: str
+) -> None:
     """A body that is refused doesn't take the refusal with it."""
     server = serve(
-        *(APPLICATION, "-p", "0", "--ssl-certfile", str(files.server)),
+        *(APPLICATION, "-p", "0", "--loop", loop, "--ssl-certfile", str(files.server)),
         *("--limit-request-body", "1000"),
     )
     size = 16 * 1024 * 1024
@@ -542,19 +544,14 @@ def test_an_early_answer_reaches_who_still_sends(serve: Serve, files: Files) -> 
 
 def test_websockets_over_tls(server: ServerProcess, files: Files) -> None:
     """They work as without TLS, and are told the same as requests are."""
-
-    async def scenario() -> None:
-        url = server.url.replace("https:", "wss:")
-        context = files.client()
-        async with connect_websocket(url, ssl=context, proxy=None) as websocket:
-            found = json.loads(await websocket.recv())
-            assert "wss" == found["scheme"]
-            assert found["tls"]["tls_version"] == 0x0304
-            for text in ("hello", "x" * 300_000):
-                await websocket.send(text)
-                assert text == await websocket.recv()
-
-    asyncio.run(scenario())
+    url = server.url.replace("https:", "wss:")
+    with connect_websocket(url, ssl=files.client(), proxy=None) as websocket:
+        found = json.loads(websocket.recv())
+        assert "wss" == found["scheme"]
+        assert 0x0304 == found["tls"]["tls_version"]
+        for text in ("hello", "x" * 300_000):
+            websocket.send(text)
+            assert text == websocket.recv()
 
 
 def test_curl(server: ServerProcess, files: Files) -> None:

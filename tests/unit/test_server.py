@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority
 from event_loops import LOOPS, run_on
 from recorded_log import RecordedLog
 from twisted.application.service import IService
@@ -687,3 +688,31 @@ def test_an_interrupted_import_is_no_traceback(runs: list[Any]) -> None:
     with pytest.raises(SystemExit) as raised:
         run(None, load)
     assert 130 == raised.value.code
+
+
+# -- TLS ----------------------------------------------------------------------------------
+
+
+def test_a_redirect_needs_somewhere_to_lead(site: Site) -> None:
+    """Without a listener with TLS, `redirect_https` is a mistake."""
+    with pytest.raises(SettingsError, match="redirect_https needs a listener with TLS"):
+        Server(site, redirect_https="0")
+
+
+def test_certificates_are_what_can_be_reloaded(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: RecordedLog
+) -> None:
+    """
+    Those of files: SIGHUP reads them again. A server without any, or with the one
+    for development, ends by it.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = str(Authority().issue("localhost").write(tmp_path / "server.pem"))
+    secure = Server(site, ssl_certfile=path)
+    secure.reload()
+
+    assert f"INFO Certificates read again: {path}" in log.take(logging.INFO)
+    assert secure.can_reload
+    assert Server(site, endpoints=[f"ssl:0:privateKey={path}"]).can_reload
+    assert not Server(site).can_reload
+    assert not Server(site, ssl_dev=True).can_reload

@@ -179,3 +179,20 @@ def test_scopes_share_nothing() -> None:
 
     for key in ("asgi", "headers", "client", "server", "extensions"):
         assert one[key] is not other[key]
+
+
+def test_tls_is_told_as_a_copy() -> None:
+    """
+    With TLS there is the extension, and changing it changes nothing for others;
+    without TLS there is none (T1).
+    """
+    tls: dict[str, object] = {"tls_version": 0x0304}
+    connection = Connection(None, None, "https", tls)
+    scope = scope_of(connection=connection)
+
+    assert {"tls": {"tls_version": 0x0304}} == scope["extensions"]
+
+    scope["extensions"]["tls"].clear()
+
+    assert {"tls_version": 0x0304} == tls
+    assert "tls" not in scope_of()["extensions"]

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 import stat
 import sys
 import tempfile
@@ -15,13 +16,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from certificates import Authority
 from event_loops import LOOPS, run_on
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolNegotiationFactory,
+    IStreamServerEndpoint,
+)
+from twisted.internet.protocol import Factory as TwistedFactory
 from twisted.internet.testing import MemoryReactor
+from twisted.protocols.policies import WrappingFactory
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from daphne_like.errors import ListenError, SettingsError
@@ -31,8 +40,10 @@ from daphne_like.listeners.endpoints import (
     SocketEndpoint,
     bind_all,
     build_endpoint_description_strings,
+    configured_endpoints,
     endpoint_from_string,
     endpoint_strings,
+    redirect_endpoints,
     scheme_of,
     twisted_endpoint,
 )
@@ -704,7 +715,16 @@ def test_a_connection_that_is_accepted_at_the_last_moment(loop: str) -> None:
 # -- Twisted's endpoints -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("string", ["ssl:443", "systemd:domain=INET:index=0", "x", ""])
+@pytest.mark.parametrize(
+    "string",
+    [
+        "haproxy:ssl:443",
+        "tls:/etc/certificates:tcp:443",  # of a plugin
+        "systemd:domain=INET:index=0",
+        "x",
+        "",
+    ],
+)
 def test_other_kinds_are_twisteds(string: str) -> None:
     """What isn't ours is left to Twisted and its plugins."""
     assert endpoint_from_string(string, 50) is None
@@ -753,3 +773,135 @@ def test_what_twisted_cannot_make_is_explained(string: str, reason: str) -> None
 def test_the_scheme_of_an_endpoint(string: str, scheme: str) -> None:
     """Twisted's TLS endpoints serve https."""
     assert scheme == scheme_of(string)
+
+
+# -- TLS ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a key and a certificate in one file, alone in its directory."""
+    folder = tmp_path_factory.mktemp("certificates")
+    return Authority().issue("localhost").write(folder / "server.pem")
+
+
+@pytest.mark.parametrize(
+    ("string", "where"),
+    [
+        ("ssl:443:privateKey={0}", "0.0.0.0:443"),
+        ("ssl:443:{0}:{0}:TLS_METHOD:127.0.0.1:9", "127.0.0.1:443"),
+        ("ssl:port=443:certKey={0}:privateKey={0}:extraCertChain={0}", "0.0.0.0:443"),
+        ("tls:443:privateKey={0}:interface=127.0.0.1", "127.0.0.1:443"),
+        ("tls:{1}", "[::]:443"),
+        ("tls:{1}:8443:50:127.0.0.1", "127.0.0.1:8443"),
+        ("tls:path={1}:port=8443:interface=", "0.0.0.0:8443"),
+    ],
+)
+def test_tls_by_endpoint_strings(certificate: Path, string: str, where: str) -> None:
+    """Twisted's names, order and defaults of arguments hold."""
+    text = string.format(certificate, certificate.parent)
+    endpoint = endpoint_from_string(text, 50)
+
+    assert endpoint is not None
+    assert where == endpoint._source.where
+    assert endpoint.tls is not None
+    assert "https" == scheme_of(text, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("string", "reason"),
+    [
+        ("ssl:privateKey={0}", "port is missing"),
+        ("ssl:443:privatekey={0}", "unknown argument 'privatekey'"),
+        ("ssl:443:privateKey=/no/such", "/no/such: No such file or directory"),
+        ("ssl:443:privateKey={0}:sslmethod=SSLv3_METHOD", "sslmethod must be"),
+        ("ssl:443:privateKey={0}:dhParameters=/no", "/no: No such file"),
+        ("ssl:443:privateKey={0}:backlog=x", "backlog must be a number"),
+        ("tls:/no/such:443", "/no/such: there is no .pem file"),
+        ("tls:port=443", "path is missing"),
+    ],
+)
+def test_wrong_endpoint_strings_of_tls(
+    certificate: Path, string: str, reason: str
+) -> None:
+    """What is wrong is told together with the string."""
+    text = string.format(certificate)
+    with pytest.raises(SettingsError) as raised:
+        endpoint_from_string(text, 50)
+
+    assert str(raised.value).startswith(f"endpoint {text!r}: {reason}")
+
+
+def test_a_certificate_secures_what_options_name(certificate: Path) -> None:
+    """Hosts, sockets and descriptors share it; endpoint strings speak for themselves."""
+    settings = Settings.of(
+        bind="127.0.0.1",
+        port=0,
+        unix_socket="/x",
+        fd=3,
+        endpoint=["tcp:81", f"ssl:444:privateKey={certificate}", "tcp6:82"],
+        ssl_certfile=str(certificate),
+    )
+    found = dict(configured_endpoints(settings.bind, settings.tls))
+    tls = {text: None if item is None else item.tls for text, item in found.items()}
+
+    assert found["tcp6:82"] is None
+    assert tls["tcp:81"] is None
+    of_options = {
+        tls["tcp:port=0:interface=127.0.0.1"],
+        tls["unix:/x:mode=666"],
+        tls["fd:fileno=3"],
+    }
+    assert 1 == len(of_options)
+    assert None not in of_options
+    assert tls[f"ssl:444:privateKey={certificate}"] not in (None, *of_options)
+
+
+def test_settings_of_tls_hold_for_endpoint_strings(certificate: Path) -> None:
+    """What a string doesn't say is as the options say it."""
+    settings = Settings.of(ssl_min_version="1.3", ssl_handshake_timeout=3)
+    endpoint = endpoint_from_string(f"ssl:443:{certificate}", 50, settings.tls)
+
+    assert endpoint is not None
+    assert endpoint.tls is not None
+    assert 3 == endpoint.tls.handshake_timeout
+    assert ssl.TLSVersion.TLSv1_3 == endpoint.tls.context.minimum_version
+
+
+@pytest.mark.parametrize(
+    ("where", "hosts", "expected"),
+    [
+        (None, (), []),
+        ("80", (), ["tcp:port=80:interface=127.0.0.1"]),
+        (
+            "80",
+            ("a", "::1"),
+            ["tcp:port=80:interface=a", r"tcp:port=80:interface=\:\:1"],
+        ),
+        ("[::]:80", ("a",), [r"tcp:port=80:interface=\:\:"]),
+        ("b:80", ("a",), ["tcp:port=80:interface=b"]),
+    ],
+)
+def test_where_redirects_are_given(
+    where: str | None, hosts: tuple[str, ...], expected: list[str]
+) -> None:
+    """On the hosts of the other listeners, unless one is named."""
+    settings = Settings.of(bind=hosts)
+
+    assert expected == [text for text, _ in redirect_endpoints(where, settings.bind)]
+
+
+def test_wrapped_factories_can_negotiate() -> None:
+    """Twisted's TLS finds our protocols behind the wrapper for HAProxy."""
+
+    @implementer(IProtocolNegotiationFactory)
+    class Negotiating(TwistedFactory):
+        def acceptableProtocols(self) -> list[bytes]:
+            return [b"h2"]
+
+    twisted_endpoint("tcp:80", MemoryReactor())
+    adapt: Any = IProtocolNegotiationFactory
+    wrapped = WrappingFactory(WrappingFactory(Negotiating()))
+
+    assert [b"h2"] == adapt(wrapped).acceptableProtocols()
+    assert adapt(WrappingFactory(TwistedFactory()), None) is None

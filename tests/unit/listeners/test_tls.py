@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from tls_in_memory import shake_hands, trusting
 
 from daphne_like.errors import SettingsError
 from daphne_like.listeners.tls import (
-    HANDSHAKE_SOCKET,
     CertificateDirectory,
     CertificateFiles,
     CertificateSource,
@@ -289,6 +287,16 @@ def test_settings_which_can_not_be_used(
         ServerTLS([make("localhost")], policy)
 
 
+def test_an_expired_certificate_is_noticed(
+    authority: Authority, tmp_path: Path, log: RecordedLog
+) -> None:
+    """It is served, as an old one is better than none; the log has a warning."""
+    path = str(authority.issue("localhost", days=-1).write(tmp_path / "old.pem"))
+    ServerTLS([CertificateFiles(path, path)], TLSPolicy())
+
+    assert [f"WARNING A certificate has expired: {path}"] == log.take()
+
+
 # -- Renewal -------------------------------------------------------------------------
 
 
@@ -416,22 +424,6 @@ def test_sessions_can_be_resumed(
 
 
 # -- Alerts ---------------------------------------------------------------------------
-
-
-def test_a_client_is_told_why_it_is_refused(make: Make, authority: Authority) -> None:
-    """The alert of a failed handshake goes out on the socket."""
-    tls = ServerTLS(
-        [make("localhost")], TLSPolicy(minimum_version=ssl.TLSVersion.TLSv1_3)
-    )
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        token = HANDSHAKE_SOCKET.set(ours)
-        with pytest.raises(ssl.SSLError, match=r"(?i)unsupported.protocol"):
-            shake_hands(tls.context, trusting(authority.pem, maximum_version=TLS_1_2))
-        HANDSHAKE_SOCKET.reset(token)
-        # RFC 8446 section 6: an alert, fatal, protocol_version.
-        alert = theirs.recv(100)
-    assert (0x15, 2, 70) == (alert[0], alert[5], alert[6])
 
 
 def test_no_private_key_is_copied(

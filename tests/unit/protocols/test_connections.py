@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from zope.interface import alsoProvides
 
 from daphne_like.protocols.connections import (
+    close_writing,
     describe,
     switch_protocol,
     unsent_bytes,
@@ -113,3 +115,17 @@ def test_the_attributes_of_twisted_are_still_there() -> None:
     descriptor.doWrite()
 
     assert 5 == unsent_bytes(descriptor)
+
+
+def test_tls_has_no_half_close() -> None:
+    """Whatever the transport below could, it would cut off TLS's own end."""
+
+    class Whole(StringTransport):
+        def loseWriteConnection(self) -> None:
+            """End one direction."""
+
+    plain, secure = StringTransport(), Whole()  # type: ignore[no-untyped-call]
+    alsoProvides(secure, ISSLTransport)
+
+    assert close_writing(plain) is None  # it has no such method
+    assert close_writing(secure) is None
