@@ -342,6 +342,8 @@ class HTTP1Protocol:
         if begun and context.http2.http == "auto" and self._state is _READING:
             # RFC 9113 section 3.3: with prior knowledge.
             self._leave()
+            # The transport takes no second producer beside the first.
+            self.transport.unregisterProducer()
             protocol = http2_protocol(context)
             switch_protocol(self.transport, protocol)
             protocol.makeConnection(cast("ITransport", self.transport))
@@ -360,6 +362,7 @@ class HTTP1Protocol:
         held, self._held = self._held, b""
         self._current = None
         self._leave()
+        self.transport.unregisterProducer()
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resumeProducing()
