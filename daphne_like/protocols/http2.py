@@ -363,6 +363,8 @@ class HTTP2Protocol:
             head: Of the request, which has no body.
             settings: The client's, as the payload of a frame.
         """
+        if self._state is _State.CLOSING:
+            return  # one connection too many
         self._reading = True
         try:
             self._apply_settings(settings)

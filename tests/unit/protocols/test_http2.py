@@ -704,6 +704,7 @@ def test_responses_take_turns(serve: Serve) -> None:
     served.settle()
     begun = [len(peer.response(number).body) for number in large]
     small = served.get(b"/small")
+    served.settle()
     peer.grant(0, 16_384 * 8)
     served.settle()
 
