@@ -174,11 +174,11 @@ class Decoder(Generic[Meaning]):
             block: All fragments of it.
             most_bytes: What the fields may count (RFC 9113 section 6.5.2). An
                 entry of the table can be named by a byte, so a block may stand
-                for a thousand times its size.
+                for a thousand times its size; but each time for the same object.
 
         Returns:
             Fields with their meaning and size; and what they count together. Those
-            beyond ``most_bytes`` are left out, but keep the table in step.
+            beyond ``most_bytes`` are left out.
 
         Raises:
             HPACKError: The block is malformed.
@@ -214,8 +214,9 @@ class Decoder(Generic[Meaning]):
                 # Sections 6.2.2 and 6.2.3: a literal that isn't.
                 field, position = self._read_literal(block, position, 0x0F)
             total += field[2]
-            if total <= most_bytes:
-                fields.append(field)
+            fields.append(field)
+        if total > most_bytes:
+            _cut(fields, most_bytes)
         return fields, total
 
     def _list_indexed(self) -> tuple[tuple[Header, Meaning, int], ...]:
@@ -297,6 +298,16 @@ class Decoder(Generic[Meaning]):
         self._indexed = ()
         self._evict(size)
         return position
+
+
+def _cut(fields: list[tuple[Header, Meaning, int]], most_bytes: int) -> None:
+    """Keep as many fields as count no more than that."""
+    total = 0
+    for place, field in enumerate(fields):
+        total += field[2]
+        if total > most_bytes:
+            del fields[place:]
+            return
 
 
 def _read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:

@@ -364,6 +364,8 @@ class HTTP2Protocol:
             head: Of the request, which has no body.
             settings: The client's, as the payload of a frame.
         """
+        if self._state is _State.CLOSING:
+            return  # one connection too many
         self._reading = True
         try:
             self._apply_settings(settings)
@@ -705,36 +707,44 @@ class HTTP2Protocol:
             ConnectionFailed: The block can't be decoded.
             StreamFailed, RequestRejected: See :meth:`HeadReader.read`.
         """
-        key, target = _without_target(block) if ended else (b"", b"")
-        if key:
+        key, target = b"", b""
+        if ended and self._templates:
+            key, target = _without_target(block)
             known = self._templates.get(key)
             if known is not None:
                 return self._head_reader.with_target(known, _target(target))
-        fields, total = self._decode(block)
+        fields, total, is_lasting = self._decode(block)
         self._head_reader.check_size(fields, total)
         read = self._head_reader.read(fields, ended=bool(ended))
-        if ended and len(block) <= _MOST_BLOCK_BYTES:
-            if len(self._heads) >= _MOST_HEADS:
-                self._heads.clear()
-            self._heads[block] = read
-            if key:
-                if len(self._templates) >= _MOST_HEADS:
-                    self._templates.clear()
-                self._templates[key] = read
+        if ended and is_lasting and len(block) <= _MOST_BLOCK_BYTES:
+            self._keep(block, read, key or _without_target(block)[0])
         return read
 
-    def _decode(self, block: bytes) -> tuple[list[Field], int]:
+    def _keep(self, block: bytes, read: ReadHead, key: bytes) -> None:
+        """Keep a head for the next time, and for others which look like it."""
+        if len(self._heads) >= _MOST_HEADS:
+            self._heads.clear()
+        self._heads[block] = read
+        if key:
+            if len(self._templates) >= _MOST_HEADS:
+                self._templates.clear()
+            self._templates[key] = read
+
+    def _decode(self, block: bytes) -> tuple[list[Field], int, bool]:
+        """Decode a block; tell also whether it will mean the same next time."""
         decoder = self._decoder
         try:
-            decoded = decoder.decode(block, self._head_reader.most_bytes)
+            fields, total = decoder.decode(block, self._head_reader.most_bytes)
         except HPACKError as error:
             # Section 4.3: the connection's compression state is lost.
             raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        if decoder.changed:
-            decoder.changed = False
+        if not decoder.changed:
+            return fields, total, True
+        decoder.changed = False
+        if self._heads:
             self._heads.clear()
             self._templates.clear()
-        return decoded
+        return fields, total, False
 
     def _reject(self, number: int, rejection: RequestRejected, ended: int) -> None:
         """Answer what is no request for the application."""
@@ -761,7 +771,7 @@ class HTTP2Protocol:
 
     def _trailers_received(self, number: int, block: bytes, ended: int) -> None:
         """Take a second head on a stream: trailers, or an error."""
-        fields, _ = self._decode(block)
+        fields, _, _ = self._decode(block)
         stream = self.streams.get(number)
         if stream is None:
             if number in self._reset_streams:

@@ -9,7 +9,7 @@ Tests: ``tests/unit/protocols/test_http2_upgrade.py``.
 from __future__ import annotations
 
 import binascii
-from base64 import urlsafe_b64decode
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any, cast
 
 from daphne_like.protocols.connections import switch_protocol
@@ -43,7 +43,8 @@ def upgrade(
     changed.http_version = "2"
     settings = dict(head.headers)[b"http2-settings"]
     try:
-        payload = urlsafe_b64decode(settings + b"=" * (-len(settings) % 4))
+        padded = settings + b"=" * (-len(settings) % 4)
+        payload = b64decode(padded, b"-_", validate=True)
     except binascii.Error:
         payload = b"?"  # which is no settings, and ends the connection
     protocol = HTTP2Protocol(context)

@@ -43,6 +43,7 @@ class ServedHTTP2:
         http2: Of ``HTTP2Settings``.
         websocket: Of ``WebSocketSettings``.
         connections: Those which the server has beside this one.
+        alpn: What was negotiated in TLS; the first bytes tell where nothing was.
         options: Of the exchanges.
 
     Attributes:
@@ -59,6 +60,7 @@ class ServedHTTP2:
         http2: dict[str, Any] | None = None,
         websocket: dict[str, Any] | None = None,
         connections: set[LiveConnection] | None = None,
+        alpn: bytes | None = b"h2",
         **options: Any,
     ) -> None:
         self.loop = loop
@@ -77,7 +79,7 @@ class ServedHTTP2:
         self.link = MemoryLink(loop, self.streams.advance)
         self.transport = self.link.transport
         factory = HTTPFactory(self.context)
-        protocol = factory.build_negotiated(self.link.client, b"h2")
+        protocol = factory.build_negotiated(self.link.client, alpn)
         self.protocol = cast("HTTP2Protocol", protocol)
         self.link.connect(protocol)
         self.peer = Peer(self.link)
@@ -127,5 +129,4 @@ class ServedHTTP2:
         """Let the client go and all applications end, without a word."""
         self.link.leave()
         self.streams.end()
-        assert self.protocol not in self.connections
-        assert not self.protocol.streams
+        assert not self.connections

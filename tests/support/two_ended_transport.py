@@ -131,6 +131,7 @@ class TwoEndedTransport:
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take who is to be paused while the client doesn't read."""
         assert streaming
+        assert self._producer is None, "Twisted takes one producer at a time"
         assert IPushProducer.providedBy(producer)
         self._producer = producer
 

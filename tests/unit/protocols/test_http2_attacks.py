@@ -32,7 +32,10 @@ from http2_frames import (
     window_update,
 )
 from http2_served import ServedHTTP2, hello, waiting
-from recorded_log import RecordedLog
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
+from recorded_log import RecordedLog, recorded_log
 from stepped_loop import SteppedLoop
 
 from daphne_like.asgi.types import Receive, Scope, Send
@@ -839,3 +842,89 @@ def test_a_busy_connection_whose_reads_end_in_the_middle_of_frames(
 
     assert served.goaway is None
     assert 39 == sum(response.is_complete for response in peer.responses.values())
+
+
+# -- Anything at all ---------------------------------------------------------
+
+_numbers = st.sampled_from([0, 1, 1, 1, 2, 3, 3, 5, 7, 101, 2**31 - 1])
+_small = st.binary(max_size=40)
+_blocks = st.sampled_from(
+    [
+        b"\x82\x84\x86\x41\x0bexample.org",
+        b"\x83\x84\x86\x01\x0bexample.org",
+        b"\x83\x84\x86\x01\x0bexample.org\x0f\x0d\x0210",
+        (
+            b"\x42\x07CONNECT\x86\x84\x01\x0bexample.org"
+            b"\x00\x09:protocol\x09websocket\x00\x15sec-websocket-version\x0213"
+        ),
+        b"\x00\x0ax-checksum\x011",
+        b"\x82\x84",
+        b"\xbe",
+    ]
+)
+_frames = st.one_of(
+    st.builds(headers, _numbers, _blocks, end=st.booleans()),
+    st.builds(headers, _numbers, _blocks, end=st.booleans(), complete=st.booleans()),
+    st.builds(continuation, _numbers, _blocks, complete=st.booleans()),
+    st.builds(data, _numbers, _small, end=st.booleans()),
+    st.builds(data, _numbers, _small, padding=st.integers(0, 40)),
+    st.builds(reset, _numbers),
+    st.builds(window_update, _numbers, st.sampled_from([0, 1, 70_000, 2**31 - 1])),
+    st.builds(priority, _numbers, _numbers),
+    st.builds(priority_update, _numbers, _small),
+    st.builds(settings, st.tuples(st.integers(0, 9), _numbers)),
+    st.builds(lambda: settings((Setting.INITIAL_WINDOW_SIZE, 0))),
+    st.builds(ping, ack=st.booleans()),
+    st.builds(goaway),
+    st.builds(frame, st.integers(0, 18), st.integers(0, 255), _numbers, _small),
+)
+
+
+async def whatever(scope: Scope, receive: Receive, send: Send) -> None:
+    """Do something with each of the protocols, and some more than a window takes."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return
+    if scope["method"] == "POST":
+        event = await receive()
+        while event["type"] == "http.request" and event["more_body"]:
+            event = await receive()
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": bytes(100_000)})
+
+
+@settings_of_hypothesis(max_examples=300, deadline=None)
+@given(st.lists(_frames, max_size=25), st.integers(1, 400))
+def test_whatever_comes(frames: list[bytes], cut: int) -> None:
+    """Nothing raises, credit is neither lost nor made up, and nothing is left."""
+    with recorded_log():
+        receive_whatever_comes(frames, cut)
+
+
+def receive_whatever_comes(frames: list[bytes], cut: int) -> None:
+    """Let a server receive these frames, cut into such pieces."""
+    loop = SteppedLoop()
+    served = ServedHTTP2(loop, whatever)
+    protocol = served.protocol
+    sent = PREFACE + settings() + b"".join(frames)
+    pieces = [sent[at : at + cut] for at in range(0, len(sent), cut)]
+    for piece in pieces:
+        served.transport.deliver(piece)
+        unread = sum(
+            stream._upload.unread
+            for stream in protocol.streams.values()
+            if stream._upload is not None
+        )
+        if protocol._state.name == "OPEN":
+            window = protocol._receive_window + protocol._credit + unread
+            assert 16 * 1024 * 1024 == window
+            assert all(protocol._ready.values())
+    served.streams.advance(3)
+    served.end()
+    assert not protocol.streams
+    assert not protocol._ready
+    assert 0 == served.running
+    loop.finish()

@@ -443,12 +443,12 @@ def test_the_application_closes(client: Client) -> None:
     websocket = client.open()
     websocket.send({"type": "websocket.close", "code": 4001, "reason": "enough"})
 
-    assert 4001 == websocket.closed
-    assert not websocket.answer.is_complete
-
+    completed = [websocket.answer.is_complete]
     websocket.close(4001, end=True)
+    completed.append(websocket.answer.is_complete)
 
-    assert websocket.answer.is_complete
+    assert 4001 == websocket.closed
+    assert [False, True] == completed
     assert websocket.is_forgotten
     assert ended(4001, "enough") == websocket.app.receive()
 
@@ -487,13 +487,12 @@ def test_a_client_that_never_ends_its_stream_is_cut(client: Client) -> None:
     """After both Close frames, it gets two seconds."""
     websocket = client.open()
     websocket.close()
+    forgotten = [websocket.is_forgotten]
+    client.served.advance(4)
+    forgotten.append(websocket.is_forgotten)
 
     assert websocket.answer.is_complete
-    assert not websocket.is_forgotten
-
-    client.served.advance(4)
-
-    assert websocket.is_forgotten
+    assert [False, True] == forgotten
     client.peer.expect_pong()
 
 
@@ -728,13 +727,13 @@ def test_websockets_are_drained(client: Client) -> None:
     client.served.settle()
 
     assert [1001] * 3 == [websocket.closed for websocket in websockets]
-    assert not client.served.transport.ended
-
+    over = [client.served.transport.ended]
     for websocket in websockets:
         websocket.close(1001, end=True)
     client.served.settle()
+    over.append(client.served.transport.ended)
 
-    assert client.served.transport.ended
+    assert [False, True] == over
     assert client.peer.goaways[-1] == (websockets[-1].number, ErrorCode.NO_ERROR)
 
 
