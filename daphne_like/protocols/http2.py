@@ -181,7 +181,7 @@ class HTTP2Protocol:
         congested: The transport is full.
         can_push: The client takes pushes, and they are switched on.
         round_trip: How long the peer took to answer to our settings, in seconds.
-        useful_frames: DATA frames sent, of which the idle budget knows nothing yet.
+        useful_frames: DATA frames sent, but for those which a window made tiny.
     """
 
     __slots__ = (
@@ -195,6 +195,7 @@ class HTTP2Protocol:
         "_early_priorities",
         "_encoder",
         "_flush_due",
+        "_frames_paid",
         "_head_deadline",
         "_head_reader",
         "_heads",
@@ -311,7 +312,7 @@ class HTTP2Protocol:
         )
         # The streams up to which requests have paid, less those that were left out.
         self._last_idle_paid = self._last_reset_paid = 0
-        self.useful_frames = 0
+        self.useful_frames = self._frames_paid = 0
         self._opened_at = 0.0
         self.round_trip = 0.0
         self._heard = 0.0
@@ -560,13 +561,13 @@ class HTTP2Protocol:
     def _spend_idle(self, amount: int = 1) -> None:
         """Take note of a frame which is of no use by itself."""
         requests = (self._last_stream - self._last_idle_paid) // 2
-        if requests or self.useful_frames:
+        frames = self.useful_frames - self._frames_paid
+        if requests or frames:
             self._idle_budget.earn(
-                requests * _IDLE_FRAMES_PER_REQUEST
-                + self.useful_frames * _IDLE_FRAMES_PER_FRAME
+                requests * _IDLE_FRAMES_PER_REQUEST + frames * _IDLE_FRAMES_PER_FRAME
             )
             self._last_idle_paid += requests * 2
-            self.useful_frames = 0
+            self._frames_paid = self.useful_frames
         self._idle_budget.spend(amount)
 
     def _spend_reset(self) -> None:
@@ -1287,7 +1288,11 @@ class HTTP2Protocol:
     def _check_alive(self, now: float) -> None:
         """Ask a silent peer whether it is there, and give up one that isn't."""
         options = self._context.http2
-        if self._ping_deadline <= now:
+        if self.congested:
+            # A PING would wait behind all the rest. What the peer takes of that has a
+            # deadline of its own.
+            self._heard, self._ping_deadline = now, inf
+        elif self._ping_deadline <= now:
             if self._heard < self._ping_deadline - options.http2_ping_timeout:
                 self._transport.abortConnection()
                 return

@@ -190,6 +190,7 @@ class HTTP2Stream:
         "_body_deadline",
         "_connection",
         "_download",
+        "_others_sent",
         "_request_deadline",
         "_send_deadline",
         "_sent",
@@ -234,7 +235,7 @@ class HTTP2Stream:
         self._request_deadline = inf
         self._body_deadline = inf
         self._send_deadline = inf
-        self._sent = 0
+        self._sent = self._others_sent = 0
 
     def start(self) -> None:
         """Let the application begin."""
@@ -674,8 +675,17 @@ class HTTP2Stream:
         timeout = self._connection.limits.timeout_send
         if timeout and self._download is not None:
             self._sent = self._download.sent
+            self._others_sent = self._connection.useful_frames
             self._send_deadline = self._connection.clock() + timeout
             self._watch(self._send_deadline)
+
+    def _waits_for_others(self) -> bool:
+        """Whether the peer takes what it is sent, but other streams have their turn."""
+        connection = self._connection
+        return self.queued and (
+            # The connection has a deadline of its own.
+            connection.congested or connection.useful_frames != self._others_sent
+        )
 
     def _watch(self, deadline: float) -> None:
         if deadline < self.covered_from:
@@ -690,7 +700,11 @@ class HTTP2Stream:
         if self._send_deadline <= now:
             self._send_deadline = inf
             download = self._download
-            if download is not None and download.sent == self._sent:
+            if (
+                download is not None
+                and download.sent == self._sent
+                and not self._waits_for_others()
+            ):
                 # Attack: windows that stay shut, with an answer waiting for each.
                 self._connection.put(reset_frame(self.id, ErrorCode.CANCEL))
                 self._connection.was_reset(self.id)

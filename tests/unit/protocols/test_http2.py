@@ -360,6 +360,54 @@ def test_a_peer_that_is_not_there_is_cut(serve: Serve) -> None:
     assert 0 == served.running
 
 
+def test_a_slow_reader_is_not_taken_for_one_that_is_gone(serve: Serve) -> None:
+    """A PING behind a response can't be answered; what is taken is life enough."""
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        await send(body(bytes(200_000)))
+
+    served = serve(large)
+    peer = served.open((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW_BYTES))
+    peer.grant(0, LARGEST_WINDOW_BYTES - 65_535)
+    peer.expect_pong()
+    served.transport.stop_reading()
+    served.get()
+    served.settle()
+    for _ in range(10):
+        served.streams.advance(30)
+        del served.transport._unsent[:100]
+
+    assert not served.transport.reset
+    assert served.protocol.streams
+
+
+def test_a_response_that_waits_for_more_urgent_ones(serve: Serve, hands: Hands) -> None:
+    """It isn't the client's fault that it has had no turn for a minute."""
+    served = serve(hands)
+    peer = served.open((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW_BYTES))
+    urgent = served.get()
+    served.settle()
+    later = served.get()
+    peer.send(priority_update(urgent, b"u=0"), priority_update(later, b"u=7"))
+    served.settle()
+    for application in hands.begun:
+        application.begin_send(start(), body(bytes(300_000)))
+    for _ in range(12):
+        peer.grant(0, 16_384)
+        served.advance(10)
+    starved = len(peer.response(later).body)
+
+    assert peer.response(later).error is None
+
+    # But when nothing moves at all, it is.
+    served.advance(130)
+
+    assert 0 == starved
+    assert ErrorCode.CANCEL == peer.response(later).error
+    assert ErrorCode.CANCEL == peer.response(urgent).error
+
+
 def test_without_a_keep_alive_timeout_idle_peers_are_asked_too(serve: Serve) -> None:
     """Else nobody would ever notice that they have gone."""
     served = serve(
