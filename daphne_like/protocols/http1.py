@@ -340,11 +340,12 @@ class HTTP1Protocol:
         begun, context = self._reader.http2, self._context
         if begun and context.http2.http == "auto" and self._state is _READING:
             # RFC 9113 section 3.3: with prior knowledge.
-            self._leave_transport()
+            self._leave()
+            # The transport takes no second producer beside the first.
+            self.transport.unregisterProducer()
             protocol = http2_protocol(context)
             switch_protocol(self.transport, protocol)
             protocol.makeConnection(cast("ITransport", self.transport))
-            self._leave()
             protocol.dataReceived(begun + rest)
         else:
             self._refuse(rejection)
@@ -359,12 +360,12 @@ class HTTP1Protocol:
         )
         held, self._held = self._held, b""
         self._current = None
-        self._leave_transport()
+        self._leave()
+        self.transport.unregisterProducer()
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resumeProducing()
         upgrade(self.transport, self._context, head, held)
-        self._leave()
 
     def _leave(self) -> None:
         """Let another protocol have the connection."""

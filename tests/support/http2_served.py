@@ -110,9 +110,9 @@ class ServedHTTP2:
     def many(self, count: int, path: bytes = b"/", *, end: bool = True) -> list[int]:
         """Send requests in one read."""
         peer = self.peer
-        block = peer.encode(peer.request_fields(path=path))
+        fields = peer.request_fields(path=path)
         numbers = [peer.new_stream() for _ in range(count)]
-        peer.send(*(headers(number, block, end=end) for number in numbers))
+        peer.send(*(headers(n, peer.encode(fields), end=end) for n in numbers))
         return numbers
 
     @property

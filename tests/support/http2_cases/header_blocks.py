@@ -155,6 +155,17 @@ def the_same_block_with_another_table(peer: Peer) -> None:
         assert "again" == _told_x_a(peer, newest)
 
 
+@case("RFC 7541 6.2.1", needs_site=True)
+def the_same_insertion_twice(peer: Peer) -> None:
+    """A block that adds to the table does so whenever it comes."""
+    insertion = _request(peer) + literal(_INCREMENTAL, b"x-a", b"twice")
+    for _ in range(3):
+        _expect_answer(peer, insertion)
+    for entry in range(3):
+        field = integer(_STATIC_ENTRIES + 1 + entry, _INDEXED)
+        assert "twice" == _told_x_a(peer, field)
+
+
 def _told_x_a(peer: Peer, field: bytes) -> str:
     """Tell which value the application gets for a field of this encoding."""
     stream = peer.new_stream()
