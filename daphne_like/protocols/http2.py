@@ -15,7 +15,6 @@ Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_conformance.py``.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from enum import Enum
 from math import inf
@@ -26,9 +25,7 @@ from zope.interface import implementer
 
 from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
 from daphne_like.protocols.connections import close_writing, describe, unsent_bytes
-from daphne_like.protocols.hpack import Decoder, Encoder, HPACKError, encode_literal
-from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
-from daphne_like.protocols.http2_flood import Budget
+from daphne_like.protocols.http2_flood import FloodGuard
 from daphne_like.protocols.http2_frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
@@ -39,6 +36,7 @@ from daphne_like.protocols.http2_frames import (
     Flag,
     FrameType,
     SettingCode,
+    check_size,
     frame,
     goaway_frame,
     head_frames,
@@ -46,20 +44,20 @@ from daphne_like.protocols.http2_frames import (
     read_settings,
     reset_frame,
     settings_frame,
+    unpadded,
     window_update_frame,
 )
 from daphne_like.protocols.http2_heads import (
     DEFAULT_PRIORITY,
-    STATIC_FIELDS,
-    Field,
-    HeadReader,
     Meaning,
     Priority,
     ReadHead,
-    read_field,
     read_priority,
 )
+from daphne_like.protocols.http2_requests import RequestBlocks
+from daphne_like.protocols.http2_responses import ResponseBlocks
 from daphne_like.protocols.http2_stream import HTTP2Stream, StreamState
+from daphne_like.protocols.http2_turns import Turns
 from daphne_like.protocols.interfaces import RequestHead
 
 if TYPE_CHECKING:
@@ -72,18 +70,12 @@ if TYPE_CHECKING:
     from daphne_like.protocols.interfaces import (
         Connection,
         Header,
-        ResponseFields,
-        ResponseHead,
     )
 
 __all__ = ["HTTP2Protocol"]
 
 # So many bytes of bodies leave in one write. The transport says then when it is full.
 _BATCH_BYTES = 64 * 1024
-# Request heads without a body, and response heads, that are kept for a connection;
-# and the longest block of a request that is.
-_MOST_HEADS = 64
-_MOST_BLOCK_BYTES = 512
 # Frames of one head, and what they may add up to beside the limit for its fields.
 _MOST_CONTINUATIONS = 256
 _BLOCK_SLACK_BYTES = 64 * 1024
@@ -98,17 +90,6 @@ _MOST_EARLY_PRIORITIES = 128
 _LINGER_TIMEOUT = 2.0
 # How long a client gets to answer that it knows of our leaving.
 _LEAVE_TIMEOUT = 1.0
-# Frames which cost nothing to send: at once, and in the long run. Each request and each
-# frame of a response pays for some, as clients give credit for what they receive.
-_MOST_IDLE_FRAMES = 1000
-_IDLE_FRAMES_PER_SECOND = 100.0
-_IDLE_FRAMES_PER_REQUEST = 8
-_IDLE_FRAMES_PER_FRAME = 4
-# Requests which come to nothing: at once, and in the long run. Each request pays for a
-# part of one, as the clients of a proxy share a connection.
-_MOST_RESETS = 200
-_RESETS_PER_SECOND = 20.0
-_RESETS_PER_REQUEST = 0.1
 
 _HEADERS = int(FrameType.HEADERS)
 _DATA = int(FrameType.DATA)
@@ -179,6 +160,7 @@ class HTTP2Protocol:
         send_window: Bytes which the peer takes now, on all streams.
         most_frame_bytes: The longest payload which the peer takes.
         congested: The transport is full.
+        encode_response: Makes the block of a response's head.
         can_push: The client takes pushes, and they are switched on.
         round_trip: How long the peer took to answer to our settings, in seconds.
         useful_frames: DATA frames sent, but for those which a window made tiny.
@@ -186,25 +168,18 @@ class HTTP2Protocol:
 
     __slots__ = (
         "_answers",
-        "_blocks",
         "_buffer",
         "_connection",
         "_context",
         "_credit",
-        "_decoder",
         "_early_priorities",
-        "_encoder",
         "_flush_due",
-        "_frames_paid",
+        "_guard",
         "_head_deadline",
-        "_head_reader",
-        "_heads",
         "_heard",
-        "_idle_budget",
         "_idle_deadline",
-        "_last_idle_paid",
+        "_known",
         "_last_pushed",
-        "_last_reset_paid",
         "_last_stream",
         "_most_pushed",
         "_most_streams",
@@ -218,12 +193,12 @@ class HTTP2Protocol:
         "_reading_paused",
         "_ready",
         "_receive_window",
-        "_reset_budget",
+        "_requests",
         "_reset_streams",
+        "_responses",
         "_send_deadline",
         "_skipped",
         "_state",
-        "_templates",
         "_transport",
         "_unsent_bytes",
         "_unwritten_bytes",
@@ -233,6 +208,7 @@ class HTTP2Protocol:
         "congested",
         "covered_from",
         "default_headers",
+        "encode_response",
         "limits",
         "loop",
         "most_frame_bytes",
@@ -258,12 +234,8 @@ class HTTP2Protocol:
         # Bytes in.
         self._buffer = b""
         self._partial: _PartialHead | None = None
-        self._head_reader = HeadReader(context.settings)
-        self._decoder = Decoder(read_field, STATIC_FIELDS)
-        # Heads that came before and mean the same again.
-        self._heads: dict[bytes, ReadHead] = {}
-        # Those of blocks which differ in the target alone.
-        self._templates: dict[bytes, ReadHead] = {}
+        self._requests = RequestBlocks(context.settings)
+        self._known = self._requests.known
         self._receive_window = DEFAULT_WINDOW
         self._credit = context.http2.http2_connection_window - DEFAULT_WINDOW
         self._reading = False
@@ -287,32 +259,22 @@ class HTTP2Protocol:
         self._early_priorities: dict[int, Priority] = {}
 
         # Bytes out.
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._flush_due = False
         self._unwritten_bytes = 0
-        self._encoder = Encoder()
-        self._blocks: dict[ResponseFields, tuple[int, bytes, bytes]] = {}
+        self._responses = ResponseBlocks(context.default_headers)
+        self.encode_response = self._responses.encode
         self.send_window = DEFAULT_WINDOW
         self._peer_window = DEFAULT_WINDOW
         self.most_frame_bytes = DEFAULT_FRAME_BYTES
-        self._ready: dict[int, deque[HTTP2Stream]] = {}
+        self._ready = Turns()
         self._pumping = False
         self.congested = False
         self._unsent_bytes = 0
 
         # Trouble, and time.
-        self._reset_budget = Budget(
-            "too many requests were reset", _MOST_RESETS, _RESETS_PER_SECOND, self.clock
-        )
-        self._idle_budget = Budget(
-            "too many frames without use",
-            _MOST_IDLE_FRAMES,
-            _IDLE_FRAMES_PER_SECOND,
-            self.clock,
-        )
-        # The streams up to which requests have paid, less those that were left out.
-        self._last_idle_paid = self._last_reset_paid = 0
-        self.useful_frames = self._frames_paid = 0
+        self._guard = FloodGuard(self.clock)
+        self.useful_frames = 0
         self._opened_at = 0.0
         self.round_trip = 0.0
         self._heard = 0.0
@@ -344,7 +306,7 @@ class HTTP2Protocol:
                     (SettingCode.MAX_CONCURRENT_STREAMS, self._most_streams),
                     (SettingCode.INITIAL_WINDOW_SIZE, options.http2_stream_window),
                     (SettingCode.MAX_FRAME_SIZE, options.http2_max_frame_size),
-                    (SettingCode.MAX_HEADER_LIST_SIZE, self._head_reader.most_bytes),
+                    (SettingCode.MAX_HEADER_LIST_SIZE, self._requests.most_bytes),
                     (SettingCode.ENABLE_CONNECT_PROTOCOL, 1),
                     (SettingCode.NO_RFC7540_PRIORITIES, 1),
                 )
@@ -560,29 +522,13 @@ class HTTP2Protocol:
 
     def _spend_idle(self, amount: int = 1) -> None:
         """Take note of a frame which is of no use by itself."""
-        requests = (self._last_stream - self._last_idle_paid) // 2
-        frames = self.useful_frames - self._frames_paid
-        if requests or frames:
-            self._idle_budget.earn(
-                requests * _IDLE_FRAMES_PER_REQUEST + frames * _IDLE_FRAMES_PER_FRAME
-            )
-            self._last_idle_paid += requests * 2
-            self._frames_paid = self.useful_frames
-        self._idle_budget.spend(amount)
-
-    def _spend_reset(self) -> None:
-        """Take note of a request which comes to nothing."""
-        requests = (self._last_stream - self._last_reset_paid) // 2
-        if requests:
-            self._reset_budget.earn(requests * _RESETS_PER_REQUEST)
-            self._last_reset_paid += requests * 2
-        self._reset_budget.spend()
+        self._guard.idle_frame(self._last_stream, self.useful_frames, amount)
 
     # -- Requests ------------------------------------------------------------
 
     def _headers_frame(self, flags: int, stream: int, payload: bytes) -> None:
         """Take a head in the general form of section 6.2."""
-        fragment = _unpadded(flags, payload)
+        fragment = unpadded(flags, payload)
         failure = None
         if flags & Flag.PRIORITY:
             if len(fragment) < 5:
@@ -607,7 +553,7 @@ class HTTP2Protocol:
         partial.size += len(payload)
         # Attack: fragments without end.
         if (
-            partial.size > self._head_reader.most_bytes + _BLOCK_SLACK_BYTES
+            partial.size > self._requests.most_bytes + _BLOCK_SLACK_BYTES
             or len(partial.fragments) > _MOST_CONTINUATIONS
         ):
             raise ConnectionFailed(ErrorCode.ENHANCE_YOUR_CALM, "a head is too long")
@@ -640,14 +586,12 @@ class HTTP2Protocol:
         if stream != self._last_stream + 2 and stream != 1:
             # Section 5.1.1: the numbers left out are used up. They pay for nothing.
             self._skipped.append(range(self._last_stream + 1, stream))
-            left_out = stream - self._last_stream - 2
-            self._last_idle_paid += left_out
-            self._last_reset_paid += left_out
+            self._guard.streams_left_out(stream - self._last_stream - 2)
         self._last_stream = stream
-        read = self._heads.get(block) if ended and failure is None else None
+        read = self._known.get(block) if ended and failure is None else None
         if read is None:
             try:
-                read = self._read_head(block, ended)
+                read = self._requests.read(block, ended=bool(ended))
                 if failure is not None:
                     raise failure
             except StreamFailed as broken:
@@ -700,60 +644,13 @@ class HTTP2Protocol:
         self._connection = describe(self._transport, self._context.scheme)
         return self._connection
 
-    def _read_head(self, block: bytes, ended: int) -> ReadHead:
-        """
-        Decode and check a head, and keep it if it can come again.
-
-        Raises:
-            ConnectionFailed: The block can't be decoded.
-            StreamFailed, RequestRejected: See :meth:`HeadReader.read`.
-        """
-        key, target = b"", b""
-        if ended and self._templates:
-            key, target = _without_target(block)
-            known = self._templates.get(key)
-            if known is not None:
-                return self._head_reader.with_target(known, _target(target))
-        fields, total, is_lasting = self._decode(block)
-        self._head_reader.check_size(fields, total)
-        read = self._head_reader.read(fields, ended=bool(ended))
-        if ended and is_lasting and len(block) <= _MOST_BLOCK_BYTES:
-            self._keep(block, read, key or _without_target(block)[0])
-        return read
-
-    def _keep(self, block: bytes, read: ReadHead, key: bytes) -> None:
-        """Keep a head for the next time, and for others which look like it."""
-        if len(self._heads) >= _MOST_HEADS:
-            self._heads.clear()
-        self._heads[block] = read
-        if key:
-            if len(self._templates) >= _MOST_HEADS:
-                self._templates.clear()
-            self._templates[key] = read
-
-    def _decode(self, block: bytes) -> tuple[list[Field], int, bool]:
-        """Decode a block; tell also whether it will mean the same next time."""
-        decoder = self._decoder
-        try:
-            fields, total = decoder.decode(block, self._head_reader.most_bytes)
-        except HPACKError as error:
-            # Section 4.3: the connection's compression state is lost.
-            raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        if not decoder.changed:
-            return fields, total, True
-        decoder.changed = False
-        if self._heads:
-            self._heads.clear()
-            self._templates.clear()
-        return fields, total, False
-
     def _reject(self, number: int, rejection: RequestRejected, ended: int) -> None:
         """Answer what is no request for the application."""
         if self._is_full() or self._state not in _TAKING:
             self.put(reset_frame(number, ErrorCode.REFUSED_STREAM))
             self.was_reset(number)
             return
-        self._spend_reset()
+        self._guard.lost_request(self._last_stream)
         stream = HTTP2Stream(
             self,
             number,
@@ -772,7 +669,7 @@ class HTTP2Protocol:
 
     def _trailers_received(self, number: int, block: bytes, ended: int) -> None:
         """Take a second head on a stream: trailers, or an error."""
-        fields, _, _ = self._decode(block)
+        fields = self._requests.decode(block)
         stream = self.streams.get(number)
         if stream is None:
             if number in self._reset_streams:
@@ -802,7 +699,7 @@ class HTTP2Protocol:
             raise ConnectionFailed(
                 ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window"
             )
-        data = _unpadded(flags, payload) if flags & Flag.PADDED else payload
+        data = unpadded(flags, payload) if flags & Flag.PADDED else payload
         ended = bool(flags & Flag.END_STREAM)
         if not data and not ended:
             # Attack: frames which cost work and bring nothing.
@@ -843,14 +740,14 @@ class HTTP2Protocol:
 
     def _reset_frame(self, flags: int, number: int, payload: bytes) -> None:
         """End a stream for the peer (section 6.4)."""
-        _check_size(payload, 4)
+        check_size(payload, 4)
         self._check_not_idle(number)
         stream = self.streams.get(number)
         if stream is None:
             self._spend_idle()
             return
         # Attack: rapid reset, CVE-2023-44487.
-        self._spend_reset()
+        self._guard.lost_request(self._last_stream)
         stream.fail()
 
     def _settings_frame(self, flags: int, number: int, payload: bytes) -> None:
@@ -860,7 +757,7 @@ class HTTP2Protocol:
         # Attack: settings in great number, each of which concerns all streams.
         self._spend_idle(1 + len(payload) // 6)
         if flags & Flag.ACK:
-            _check_size(payload, 0)
+            check_size(payload, 0)
             if not self.round_trip:
                 self.round_trip = self.clock() - self._opened_at
             return
@@ -881,7 +778,7 @@ class HTTP2Protocol:
     def _apply_setting(self, code: int, value: int) -> None:
         """Section 6.5.2; unknown ones are ignored."""
         if code == SettingCode.HEADER_TABLE_SIZE:
-            self._encoder.resize(value)
+            self._responses.encoder.resize(value)
         elif code == SettingCode.INITIAL_WINDOW_SIZE:
             self._resize_windows(value)
         elif code == SettingCode.MAX_FRAME_SIZE:
@@ -916,7 +813,7 @@ class HTTP2Protocol:
         """Answer, or take an answer (section 6.7)."""
         if number:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        _check_size(payload, 8)
+        check_size(payload, 8)
         self._spend_idle()
         if not flags & Flag.ACK:
             self._answer(frame(FrameType.PING, Flag.ACK, 0, payload))
@@ -936,7 +833,7 @@ class HTTP2Protocol:
 
     def _window_update_frame(self, flags: int, number: int, payload: bytes) -> None:
         """Send more (section 6.9)."""
-        _check_size(payload, 4)
+        check_size(payload, 4)
         self._spend_idle()
         count = read_number(payload)
         if not number:
@@ -976,7 +873,8 @@ class HTTP2Protocol:
         priority = read_priority(payload[4:])
         stream = self.streams.get(target)
         if stream is not None:
-            self._prioritize(stream, priority)
+            self._ready.prioritize(stream, priority)
+            self._send_ready()
         elif (
             target > self._last_stream
             and len(self._early_priorities) < _MOST_EARLY_PRIORITIES
@@ -1016,7 +914,7 @@ class HTTP2Protocol:
             return
         self._last_pushed = promised = self._last_pushed + 2
         host, *others = head.headers
-        block = self._encoder.encode(
+        block = self._responses.encoder.encode(
             [
                 (b":method", head.method.encode()),
                 (b":scheme", self._context.scheme.encode()),
@@ -1043,7 +941,7 @@ class HTTP2Protocol:
         if stream is not None:
             stream.fail()
         # Attack: MadeYouReset, CVE-2025-8671.
-        self._spend_reset()
+        self._guard.lost_request(self._last_stream)
 
     def was_reset(self, number: int) -> None:
         """Remember a stream of which the peer may not know yet that it is over."""
@@ -1057,7 +955,7 @@ class HTTP2Protocol:
         stream = self.streams.pop(number, None)
         if stream is not None and stream.queued:
             # Attack: streams that are reset while no window lets them have their turn.
-            self._unqueue(stream)
+            self._ready.remove(stream)
         if not self.streams and not self._reading:
             self._rest()
 
@@ -1087,8 +985,13 @@ class HTTP2Protocol:
 
     # -- Bytes out -----------------------------------------------------------
 
-    def put(self, data: bytes) -> None:
-        """Send with all that is sent in this turn of the loop."""
+    def put(self, data: bytes | memoryview) -> None:
+        """
+        Send with all that is sent in this turn of the loop.
+
+        Args:
+            data: A frame, or its head, which the payload follows.
+        """
         self._out.append(data)
         if not self._reading and not self._flush_due:
             self._flush_due = True
@@ -1101,7 +1004,7 @@ class HTTP2Protocol:
     def _flush(self) -> None:
         out = self._out
         if out and self._state is not _State.CLOSED:
-            data = b"".join(out) if len(out) > 1 else out[0]
+            data = b"".join(out)
             out.clear()
             self._unwritten_bytes = 0
             self._write(data)
@@ -1121,7 +1024,7 @@ class HTTP2Protocol:
 
     def put_fields(self, stream: int, fields: Iterable[Header], flags: int) -> None:
         """Send a head of these fields."""
-        self.put_head(stream, self._encoder.encode(fields), flags)
+        self.put_head(stream, self._responses.encoder.encode(fields), flags)
 
     def _answer(self, data: bytes) -> None:
         """Answer a control frame."""
@@ -1136,52 +1039,9 @@ class HTTP2Protocol:
             self._reading_paused = True
             self._transport.pauseProducing()
 
-    def encode_response(self, response: ResponseHead) -> bytes:
-        """Encode the head of a response, with the server's own fields."""
-        fields, defaults = response.fields, self.default_headers
-        known = self._blocks.get(fields)
-        if (
-            known is not None
-            and known[0] == response.status
-            and known[1] is defaults.block
-            and not self._encoder.changed
-        ):
-            block = known[2]
-        else:
-            block = self._encode_response(response)
-        length = response.content_length
-        if length is not None and length != fields.content_length:
-            block += encode_literal((b"content-length", b"%d" % length))
-        return block
-
-    def _encode_response(self, response: ResponseHead) -> bytes:
-        fields, defaults, encoder = (
-            response.fields,
-            self.default_headers,
-            self._encoder,
-        )
-        if encoder.changed:
-            # What was encoded before may name other fields now.
-            encoder.changed = False
-            self._blocks.clear()
-        added = defaults.fields
-        if fields.own_defaults:
-            added = [field for field in added if field[0] not in fields.own_defaults]
-        status = (b":status", b"%d" % response.status)
-        block = encoder.encode([status, *fields.headers, *added])
-        if len(self._blocks) >= _MOST_HEADS:
-            self._blocks.clear()
-        if not encoder.changed:
-            self._blocks[fields] = response.status, defaults.block, block
-        return block
-
-    # -- Whose turn it is (RFC 9218 section 10) ------------------------------
-
     def send_soon(self, stream: HTTP2Stream) -> None:
         """Give a stream its turn, now if nothing is in the way."""
-        if not stream.queued:
-            stream.queued = True
-            self._ready.setdefault(stream.priority.urgency, deque()).append(stream)
+        self._ready.add(stream)
         self._send_ready()
 
     def _send_ready(self) -> None:
@@ -1191,32 +1051,13 @@ class HTTP2Protocol:
         self._pumping = True
         ready = self._ready
         while ready and self.send_window > 0 and not self.congested:
-            urgency = min(ready)
-            line = ready[urgency]
-            stream, window = line[0], self.send_window
-            if not stream.send_frame():
-                if stream.queued:
-                    self._unqueue(stream)
-            elif stream.priority.incremental:
-                line.rotate(-1)
+            stream, window = ready.first(), self.send_window
+            if stream.send_frame():
+                ready.taken(stream)
+            else:
+                ready.remove(stream)
             self.limit_unwritten(window - self.send_window)
         self._pumping = False
-
-    def _unqueue(self, stream: HTTP2Stream) -> None:
-        """Take a stream out of its line."""
-        stream.queued = False
-        line = self._ready[stream.priority.urgency]
-        line.remove(stream)
-        if not line:
-            del self._ready[stream.priority.urgency]
-
-    def _prioritize(self, stream: HTTP2Stream, priority: Priority) -> None:
-        """Change whose turn it is."""
-        if stream.queued:
-            self._unqueue(stream)
-            stream.priority = priority
-            self.send_soon(stream)
-        stream.priority = priority
 
     def pauseProducing(self) -> None:
         """Learn that the transport's buffer is full (IPushProducer)."""
@@ -1315,53 +1156,6 @@ class HTTP2Protocol:
             self._idle_deadline = self._after(self.limits.timeout_keep_alive)
         else:
             self._say_goodbye()
-
-
-# Indexed fields, then a literal :path which isn't added to the table, whose length is
-# one byte (RFC 7541 sections 6.1, 6.2.2): so clients mostly send what changes with each
-# request.
-_LITERAL_TARGET = re.compile(rb"[\x81-\xfe]{0,8}[\x04\x14][^\x7f\xff]", re.DOTALL)
-
-
-def _without_target(block: bytes) -> tuple[bytes, bytes]:
-    """
-    Split a block of the usual form.
-
-    Returns:
-        All but the literal of the target, and that literal; or nothing twice.
-    """
-    match = _LITERAL_TARGET.match(block)
-    if match is None:
-        return b"", b""
-    start = match.end()
-    stop = start + (block[start - 1] & 0x7F)
-    if stop > len(block):
-        return b"", b""
-    return block[: start - 1] + block[stop:], block[start - 1 : stop]
-
-
-def _target(literal: bytes) -> bytes:
-    """Read such a literal."""
-    if literal[0] < 0x80:
-        return literal[1:]
-    try:
-        return huffman_decode(literal[1:])
-    except HuffmanError as error:
-        raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-
-
-def _unpadded(flags: int, payload: bytes) -> bytes:
-    """Take the padding off (sections 6.1, 6.2)."""
-    if not flags & Flag.PADDED:
-        return payload
-    if not payload or payload[0] >= len(payload):
-        raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the padding is too long")
-    return payload[1 : len(payload) - payload[0]]
-
-
-def _check_size(payload: bytes, size: int) -> None:
-    if len(payload) != size:
-        raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "a frame has a wrong length")
 
 
 def _out_of_order() -> ConnectionFailed:

@@ -12,6 +12,8 @@ from enum import IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from daphne_like.errors import ConnectionFailed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -25,6 +27,7 @@ __all__ = [
     "Flag",
     "FrameType",
     "SettingCode",
+    "check_size",
     "frame",
     "goaway_frame",
     "head_frames",
@@ -32,6 +35,7 @@ __all__ = [
     "read_settings",
     "reset_frame",
     "settings_frame",
+    "unpadded",
     "window_update_frame",
 ]
 
@@ -178,3 +182,28 @@ def goaway_frame(last_stream: int, code: int, reason: str = "") -> bytes:
     """Announce the end of the connection (section 6.8)."""
     payload = _TWO_NUMBERS.pack(last_stream, code) + reason.encode("ascii")
     return frame(FrameType.GOAWAY, 0, 0, payload)
+
+
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """
+    Take the padding off (sections 6.1, 6.2).
+
+    Raises:
+        ConnectionFailed: There is more padding than payload.
+    """
+    if not flags & Flag.PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the padding is too long")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def check_size(payload: bytes, size: int) -> None:
+    """
+    See that a payload has the only size it may have.
+
+    Raises:
+        ConnectionFailed: It hasn't.
+    """
+    if len(payload) != size:
+        raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "a frame has a wrong length")

@@ -13,12 +13,12 @@ Tests: ``tests/unit/protocols/test_http2.py``.
 from __future__ import annotations
 
 import os
-from collections import deque
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
 
 from daphne_like.errors import RequestRejected, StreamFailed
+from daphne_like.protocols.http2_bodies import Download, Upload
 from daphne_like.protocols.http2_frames import (
     DEFAULT_FRAME_BYTES,
     FRAME_HEAD,
@@ -82,93 +82,6 @@ _HALF_CLOSED_LOCAL = StreamState.HALF_CLOSED_LOCAL
 _CLOSED = StreamState.CLOSED
 
 
-class _Upload:
-    """
-    What the peer sends.
-
-    Flow control: the peer may send ``window`` bytes. What it has sent is owed to it
-    again once the application has taken it (``credit``), and announced when it is
-    half of ``size``. Where the application takes everything as fast as the client
-    can send it within a round trip or two, ``size`` is what bounds the client, and
-    doubles.
-
-    Attributes:
-        window: Bytes which the peer may send now.
-        size: Bytes it may send at most before the application takes any.
-        unread: Bytes which the application has not taken.
-        credit: Bytes taken, and not announced yet.
-        remaining: Bytes to come by content-length; -1 when there was none.
-        received: Bytes so far.
-        held: What came for a tunnel that isn't open yet.
-        partial_bytes: What there was of the next frame when the wait for it began.
-        discarded: Nobody wants the rest.
-        updated: When the window was last announced.
-    """
-
-    __slots__ = (
-        "credit",
-        "discarded",
-        "held",
-        "partial_bytes",
-        "received",
-        "remaining",
-        "size",
-        "unread",
-        "updated",
-        "window",
-    )
-
-    def __init__(self, window: int, remaining: int, now: float) -> None:
-        self.window = self.size = window
-        self.unread = self.credit = self.received = 0
-        self.remaining = remaining
-        self.discarded = False
-        self.held = bytearray()
-        self.updated = now
-        self.partial_bytes = 0
-
-
-class _Download:
-    """
-    What the application has sent and the peer not yet let go out.
-
-    Attributes:
-        chunks: Pieces of the body.
-        offset: Bytes of the first of them which have gone out.
-        size: Bytes which have not.
-        ended: The response ends with them.
-        trailers: It ends with these, behind them.
-        sent: Bytes that ever went out, to see progress.
-    """
-
-    __slots__ = ("chunks", "ended", "offset", "sent", "size", "trailers")
-
-    def __init__(self) -> None:
-        self.chunks: deque[bytes] = deque()
-        self.offset = self.size = self.sent = 0
-        self.ended = False
-        self.trailers: Sequence[Header] | None = None
-
-    def take(self, size: int) -> list[bytes | memoryview]:
-        """Take the next bytes, of which there are enough."""
-        self.size -= size
-        self.sent += size
-        chunks = self.chunks
-        taken: list[bytes | memoryview] = []
-        while size:
-            chunk, offset = chunks[0], self.offset
-            left = len(chunk) - offset
-            if left > size:
-                self.offset = offset + size
-                taken.append(memoryview(chunk)[offset : offset + size])
-                return taken
-            taken.append(memoryview(chunk)[offset:] if offset else chunk)
-            chunks.popleft()
-            self.offset = 0
-            size -= left
-        return taken
-
-
 class HTTP2Stream:
     """
     One exchange, or one WebSocket, of a connection.
@@ -229,8 +142,8 @@ class HTTP2Stream:
         self.queued = False
         self.tunnel: HTTP2Tunnel | None = None
         self.covered_from = inf
-        self._upload: _Upload | None = None
-        self._download: _Download | None = None
+        self._upload: Upload | None = None
+        self._download: Download | None = None
         self._waiters: list[Future[None]] | None = None
         self._request_deadline = inf
         self._body_deadline = inf
@@ -249,7 +162,7 @@ class HTTP2Stream:
 
     def expect_body(self, window: int, length: int) -> None:
         """Prepare for a body, of ``length`` bytes if that isn't -1."""
-        self._upload = _Upload(window, length, self._connection.clock())
+        self._upload = Upload(window, length, self._connection.clock())
         self._await_body()
 
     def data_received(self, data: bytes, size: int, ended: bool) -> None:
@@ -291,7 +204,7 @@ class HTTP2Stream:
         else:
             self._await_body()
 
-    def _deliver(self, upload: _Upload, data: bytes) -> None:
+    def _deliver(self, upload: Upload, data: bytes) -> None:
         """Pass on a piece of the body, or drop it."""
         count = len(data)
         if self.tunnel is not None:
@@ -340,7 +253,7 @@ class HTTP2Stream:
             upload.unread -= count
             self._consumed(upload, count)
 
-    def _consumed(self, upload: _Upload, count: int) -> None:
+    def _consumed(self, upload: Upload, count: int) -> None:
         """Give credit on the connection, and on the stream if more is to come."""
         connection = self._connection
         connection.consumed(count)
@@ -397,17 +310,19 @@ class HTTP2Stream:
             if size:
                 self.send_window -= size
                 connection.send_window -= size
-                connection.put(
-                    b"".join(
-                        (
-                            pack(length >> 8, length & 0xFF, 1, 0x4, self.id),
-                            block,
-                            pack(size >> 8, size & 0xFF, 0, 0x1, self.id),
-                            body,
-                        )
+                head = b"".join(
+                    (
+                        pack(length >> 8, length & 0xFF, 1, 0x4, self.id),
+                        block,
+                        pack(size >> 8, size & 0xFF, 0, 0x1, self.id),
                     )
                 )
-                if size >= _LEAST_COUNTED_BYTES:
+                if size < _LEAST_COUNTED_BYTES:
+                    connection.put(head + body)
+                else:
+                    # Not joined twice, since it is large.
+                    connection.put(head)
+                    connection.put(body)
                     connection.limit_unwritten(size)
             else:
                 connection.put(
@@ -455,7 +370,7 @@ class HTTP2Stream:
                 connection.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
                 self._local_ended()
                 return
-            self._download = download = _Download()
+            self._download = download = Download()
         if body:
             download.chunks.append(body)
             download.size += len(body)
@@ -489,7 +404,9 @@ class HTTP2Stream:
         self.send_window -= size
         connection.send_window -= size
         head = FRAME_HEAD.pack(size >> 8, size & 0xFF, FrameType.DATA, flags, self.id)
-        connection.put(b"".join((head, *download.take(size))))
+        connection.put(head)
+        for piece in download.take(size):
+            connection.put(piece)
         if self.congested and download.size <= _SEND_LOW_WATER_BYTES:
             self._set_congested(False)
         if download.size:
