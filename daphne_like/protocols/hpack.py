@@ -97,8 +97,6 @@ _STATIC: tuple[Header, ...] = (
     ),
 )
 _FIRST_DYNAMIC = len(_STATIC) + 1
-# What no table reaches.
-_NO_INDEX = 2**31
 
 # Literals whose meaning is kept, for a connection.
 _MOST_KEPT = 128
@@ -138,7 +136,6 @@ class Decoder(Generic[Meaning]):
 
     __slots__ = (
         "_bytes",
-        "_indexed",
         "_known",
         "_limit",
         "_most_bytes",
@@ -159,8 +156,6 @@ class Decoder(Generic[Meaning]):
         self._table: deque[tuple[Header, Meaning, int]] = deque()
         self._bytes = 0
         self._limit = self._most_bytes = table_bytes
-        # Both tables in one, while it is right.
-        self._indexed: tuple[tuple[Header, Meaning, int], ...] = ()
         self._known: dict[tuple[bytes, bytes], tuple[Header, Meaning, int]] = {}
         self.changed = False
 
@@ -185,30 +180,30 @@ class Decoder(Generic[Meaning]):
         """
         fields: list[tuple[Header, Meaning, int]] = []
         total, position, end = 0, 0, len(block)
-        indexed = self._indexed
+        static, table = self._static, self._table
         while position < end:
             byte = block[position]
-            if byte >= 0x80:
-                # Section 6.1: an indexed field.
-                index = byte & 0x7F
+            if byte > 0x80:
+                # Section 6.1: an indexed field. The dynamic table begins with 62.
                 position += 1
-                if index == 0x7F:
-                    index, position = _read_integer(block, position, 0x7F)
-                if not indexed:
-                    indexed = self._list_indexed()
                 try:
-                    # There is none at 0, which ends in the same way.
-                    field = indexed[index or _NO_INDEX]
+                    if byte < 0xBE:
+                        field = static[byte - 0x81]
+                    elif byte < 0xFF:
+                        field = table[byte - 0xBE]
+                    else:
+                        index, position = _read_integer(block, position, 0x7F)
+                        field = table[index - _FIRST_DYNAMIC]
                 except IndexError:
                     raise HPACKError("there is no such index") from None
-            elif byte >= 0x40:
+            elif 0x40 <= byte < 0x80:
                 # Section 6.2.1: a literal that is added to the table.
                 field, position = self._read_literal(block, position, 0x3F)
                 self._insert(field)
-                indexed = ()
             elif byte >= 0x20:
+                if byte == 0x80:
+                    raise HPACKError("the index is 0")
                 position = self._resize(block, position, fields)
-                indexed = ()
                 continue
             else:
                 # Sections 6.2.2 and 6.2.3: a literal that isn't.
@@ -218,12 +213,6 @@ class Decoder(Generic[Meaning]):
         if total > most_bytes:
             _cut(fields, most_bytes)
         return fields, total
-
-    def _list_indexed(self) -> tuple[tuple[Header, Meaning, int], ...]:
-        """Put both tables into one (section 2.3.3), until the next insertion."""
-        # They begin with 1.
-        self._indexed = (self._static[0], *self._static, *self._table)
-        return self._indexed
 
     def _read_literal(
         self, block: bytes, start: int, mask: int
@@ -238,10 +227,10 @@ class Decoder(Generic[Meaning]):
         elif index < _FIRST_DYNAMIC:
             name = self._static[index - 1][0][0]
         else:
-            indexed = self._indexed or self._list_indexed()
-            if index >= len(indexed):
-                raise HPACKError("there is no such index")
-            name = indexed[index][0][0]
+            try:
+                name = self._table[index - _FIRST_DYNAMIC][0][0]
+            except IndexError:
+                raise HPACKError("there is no such index") from None
         value_start = position
         try:
             length = block[position]
@@ -271,7 +260,6 @@ class Decoder(Generic[Meaning]):
     def _insert(self, field: tuple[Header, Meaning, int]) -> None:
         """Add a field to the table (section 4.4); one larger than it empties it."""
         self.changed = True
-        self._indexed = ()
         size = field[2]
         self._evict(self._limit - size)
         if size <= self._limit:
@@ -295,7 +283,6 @@ class Decoder(Generic[Meaning]):
             raise HPACKError("the table's size is above what was agreed")
         self._limit = size
         self.changed = True
-        self._indexed = ()
         self._evict(size)
         return position
 
