@@ -3,7 +3,7 @@ From HTTP/1.1 to HTTP/2 by the Upgrade field, for cleartext clients of old.
 
 Source: RFC 7540 sections 3.2, 3.2.1; RFC 9113 has abolished it.
 
-Tests: ``tests/unit/protocols/test_http2_upgrade.py``.
+Tests: ``tests/unit/protocols/test_http2.py``.
 """
 
 from __future__ import annotations

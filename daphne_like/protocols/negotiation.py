@@ -6,7 +6,7 @@ shows with the first bytes: HTTP/2 begins with a preface that is no request of
 HTTP/1 (RFC 9113 section 3.3). A connection therefore begins as HTTP/1, whose parser
 finds the preface without being asked, and is handed over.
 
-Tests: ``tests/unit/protocols/test_negotiation.py``.
+Tests: ``tests/unit/protocols/test_http2.py``.
 """
 
 from __future__ import annotations
