@@ -56,7 +56,11 @@ from daphne_like.protocols.http2_heads import (
 )
 from daphne_like.protocols.http2_requests import RequestBlocks
 from daphne_like.protocols.http2_responses import ResponseBlocks
-from daphne_like.protocols.http2_stream import HTTP2Stream, StreamState
+from daphne_like.protocols.http2_stream import (
+    LEAST_USEFUL_BYTES,
+    HTTP2Stream,
+    StreamState,
+)
 from daphne_like.protocols.http2_turns import Turns
 from daphne_like.protocols.interfaces import RequestHead
 
@@ -105,6 +109,9 @@ _YES_OR_NO = (
 _DRAIN_PING = b"draining"
 _KEEP_ALIVE_PING = b"are you?"
 
+# How long what is left of a window waits for more, in seconds.
+_REST_DELAY = 0.1
+
 
 class _State(Enum):
     """What becomes of bytes that arrive."""
@@ -120,6 +127,7 @@ class _State(Enum):
 
 _OPEN = _State.OPEN
 _TAKING = (_State.OPEN, _State.LEAVING)
+_OVER = (_State.CLOSING, _State.CLOSED)
 
 
 class _PartialHead:
@@ -159,6 +167,7 @@ class HTTP2Protocol:
         streams: Those which are not over, by number.
         send_window: Bytes which the peer takes now, on all streams.
         most_frame_bytes: The longest payload which the peer takes.
+        least_frame: The smallest piece of a body that goes out for want of window.
         congested: The transport is full.
         encode_response: Makes the block of a response's head.
         can_push: The client takes pushes, and they are switched on.
@@ -177,6 +186,7 @@ class HTTP2Protocol:
         "_guard",
         "_head_deadline",
         "_heard",
+        "_held_back",
         "_idle_deadline",
         "_known",
         "_last_pushed",
@@ -195,6 +205,7 @@ class HTTP2Protocol:
         "_receive_window",
         "_requests",
         "_reset_streams",
+        "_rest_due",
         "_responses",
         "_send_deadline",
         "_skipped",
@@ -209,6 +220,7 @@ class HTTP2Protocol:
         "covered_from",
         "default_headers",
         "encode_response",
+        "least_frame",
         "limits",
         "loop",
         "most_frame_bytes",
@@ -267,6 +279,9 @@ class HTTP2Protocol:
         self.send_window = DEFAULT_WINDOW
         self._peer_window = DEFAULT_WINDOW
         self.most_frame_bytes = DEFAULT_FRAME_BYTES
+        self.least_frame = LEAST_USEFUL_BYTES
+        self._held_back: dict[HTTP2Stream, None] = {}
+        self._rest_due = False
         self._ready = Turns()
         self._pumping = False
         self.congested = False
@@ -352,7 +367,7 @@ class HTTP2Protocol:
 
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""
-        if self._state in (_State.CLOSING, _State.CLOSED):
+        if self._state in _OVER:
             return
         for stream in [*self.streams.values()]:
             if stream.tunnel is not None:
@@ -391,8 +406,8 @@ class HTTP2Protocol:
         """Close when all is written, and leave the peer time to read it."""
         if self._state is _State.CLOSING:
             return  # with the last stream that failed
-        self._state = _State.CLOSING
         self._flush()
+        self._state = _State.CLOSING
         self._buffer, self._partial = b"", None
         self._head_deadline = self._ping_deadline = inf
         self._await_progress()
@@ -799,6 +814,7 @@ class HTTP2Protocol:
             raise ConnectionFailed(ErrorCode.FLOW_CONTROL_ERROR, "a setting is wrong")
         change = size - self._peer_window
         self._peer_window = size
+        self.least_frame = LEAST_USEFUL_BYTES if size >= 2 * LEAST_USEFUL_BYTES else 1
         for stream in [*self.streams.values()]:
             try:
                 stream.window_updated(change)
@@ -844,7 +860,7 @@ class HTTP2Protocol:
                 raise ConnectionFailed(
                     ErrorCode.FLOW_CONTROL_ERROR, "the window is too large"
                 )
-            self._send_ready()
+            self._send_held_back()
             return
         self._check_not_idle(number)
         stream = self.streams.get(number)
@@ -956,6 +972,8 @@ class HTTP2Protocol:
         if stream is not None and stream.queued:
             # Attack: streams that are reset while no window lets them have their turn.
             self._ready.remove(stream)
+        if stream is not None and self._held_back:
+            self._held_back.pop(stream, None)
         if not self.streams and not self._reading:
             self._rest()
 
@@ -1003,11 +1021,12 @@ class HTTP2Protocol:
 
     def _flush(self) -> None:
         out = self._out
-        if out and self._state is not _State.CLOSED:
+        if out:
             data = b"".join(out)
             out.clear()
             self._unwritten_bytes = 0
-            self._write(data)
+            if self._state not in _OVER:
+                self._write(data)
 
     def limit_unwritten(self, count: int) -> None:
         """Write now, if ``count`` bytes more of bodies are too many to wait."""
@@ -1058,6 +1077,31 @@ class HTTP2Protocol:
                 ready.remove(stream)
             self.limit_unwritten(window - self.send_window)
         self._pumping = False
+
+    def hold_back(self, stream: HTTP2Stream) -> None:
+        """
+        Let what is left of a window wait for further credit, but not for long.
+
+        To a peer which gives credit for each frame, small frames would go for ever,
+        each with two answers: the silly windows of RFC 1122 section 4.2.3.4.
+        """
+        self._held_back[stream] = None
+        if not self._rest_due:
+            self._rest_due = True
+            self.loop.call_later(_REST_DELAY, self._send_rest)
+
+    def _send_rest(self) -> None:
+        self._rest_due = False
+        least, self.least_frame = self.least_frame, 1
+        self._send_held_back()
+        self.least_frame = least
+        self._flush()
+
+    def _send_held_back(self) -> None:
+        for stream in self._held_back:
+            self._ready.add(stream)
+        self._held_back.clear()
+        self._send_ready()
 
     def pauseProducing(self) -> None:
         """Learn that the transport's buffer is full (IPushProducer)."""

@@ -64,7 +64,7 @@ _FILE_BYTES = 256 * 1024
 # The window of a body grows when the client fills it in so many round trips or fewer.
 _FAST_ROUND_TRIPS = 4
 # A frame that the peer's windows make smaller is none that pays for WINDOW_UPDATE.
-_LEAST_USEFUL_BYTES = 1024
+LEAST_USEFUL_BYTES = 1024
 
 
 class StreamState(Enum):
@@ -395,9 +395,11 @@ class HTTP2Stream:
         size = min(
             download.size, _MOST_DATA_BYTES, self.send_window, connection.send_window
         )
-        if size < 0 or (size == 0 and download.size):
+        if size < connection.least_frame and size < download.size:
+            if size > 0:
+                connection.hold_back(self)
             return False
-        if size == download.size or size >= _LEAST_USEFUL_BYTES:
+        if size == download.size or size >= LEAST_USEFUL_BYTES:
             connection.useful_frames += 1
         last = size == download.size and download.ended
         flags = Flag.END_STREAM if last and download.trailers is None else 0

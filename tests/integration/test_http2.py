@@ -324,7 +324,11 @@ class Pair:
 
     def read(self, slow: int = 0) -> None:
         """Read once; give credit on all streams but the slow one."""
-        for event in self.engine.receive_data(self._socket.recv(256 * 1024)):
+        events = self.engine.receive_data(self._socket.recv(256 * 1024))
+        for event in events:
+            if isinstance(event, h2.events.ConnectionTerminated):
+                pytest.fail(f"{event.error_code}, {event.additional_data!r}")
+        for event in events:
             if isinstance(event, h2.events.DataReceived):
                 number = event.stream_id or 0
                 size = event.flow_controlled_length or 0

@@ -97,8 +97,9 @@ class TwoEndedTransport:
 
     def write(self, data: bytes) -> None:
         """Send to the client, at once while it reads."""
-        if self._lost or self._closing or self._half_closing:
+        if self._lost or self._closing:
             return
+        assert not self._half_closing, "asyncio refuses a write after write_eof()"
         assert isinstance(data, (bytes, bytearray, memoryview))
         self._unsent += data
         self._flush()

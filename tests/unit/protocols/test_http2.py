@@ -695,6 +695,138 @@ def test_a_file_waits_for_a_slow_client(serve: Serve, tmp_path: Any) -> None:
     assert bytes(range(256)) * 4000 == peer.download(number).body
 
 
+def sizes_of_data(written: list[bytes]) -> list[int]:
+    """Take the sizes of the DATA frames out of what was written, and forget it."""
+    rest = b"".join(written)
+    written.clear()
+    sizes = []
+    while rest:
+        size = int.from_bytes(rest[:3], "big")
+        if rest[3] == 0:
+            sizes.append(size)
+        rest = rest[9 + size :]
+    return sizes
+
+
+def test_credit_for_each_frame_does_not_make_frames_small(serve: Serve) -> None:
+    """
+    What is left of a window waits for the credit that is on its way.
+
+    After the change of its size the window has a byte more than twelve frames. Sent at
+    once, the byte went round and round in a frame of its own, and soon there were many:
+    a client which gives credit for each frame was cut for its WINDOW_UPDATE frames.
+    """
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        for _ in range(400):
+            await send(body(bytes(65_536), more=True))
+        await send(body())
+
+    served = serve(application)
+    peer = served.open()
+    writes = written_by(served)
+    number = served.get()
+    served.settle()
+    peer.grant(0, 2**26)
+    peer.configure((Setting.INITIAL_WINDOW_SIZE, 256 * 1024))
+    served.settle()
+    small = count = 0
+    while not peer.response(number).is_complete:
+        for size in sizes_of_data(writes):
+            count += 1
+            small += 0 < size < 1024
+            for stream in 0, number:  # two reads
+                peer.grant(stream, max(size, 1))
+        served.settle()
+
+        assert served.goaway is None
+    assert 400 * 65_536 == len(peer.response(number).body)
+    assert count < 1.1 * 400 * 4
+    assert small <= 400  # ends of pieces, while the application waits
+
+
+@pytest.mark.parametrize("shut", ["stream", "connection"])
+def test_a_window_is_used_up_if_no_credit_comes(
+    serve: Serve, hands: Hands, shut: str
+) -> None:
+    """A peer may wait for all that it has allowed."""
+    served = serve(hands)
+    peer = served.open()
+    number = served.get()
+    served.settle()
+    peer.grant(0 if shut == "stream" else number, 1_000_000)
+    hands.begun[0].begin_send(start(), body(bytes(65_000), more=True))
+    hands.begun[0].begin_send(body(bytes(1000)))
+    served.settle()
+    response = peer.response(number)
+    assert 65_000 == len(response.body)
+
+    served.advance(1)
+
+    assert 65_535 == len(response.body)
+
+    peer.grant(number if shut == "stream" else 0, 465)
+    served.settle()
+    assert response.is_complete
+
+
+def test_what_was_held_back_goes_with_further_credit(
+    serve: Serve, hands: Hands
+) -> None:
+    """At once, whether the stream or the connection gets the credit."""
+    served = serve(hands)
+    peer = served.open()
+    number = served.get()
+    served.settle()
+    hands.begun[0].begin_send(start(), body(bytes(65_000), more=True))
+    hands.begun[0].begin_send(body(bytes(1000), more=True))
+    served.settle()
+    peer.grant(0, 10_000)
+    served.settle()
+    response = peer.response(number)
+    assert 65_000 == len(response.body)
+
+    peer.grant(number, 10_000)
+    served.settle()
+
+    assert 66_000 == len(response.body)
+
+
+def test_a_client_with_a_tiny_window_gets_tiny_frames(
+    serve: Serve, hands: Hands
+) -> None:
+    """It asks for them; nothing is held back."""
+    served = serve(hands)
+    peer = served.open((Setting.INITIAL_WINDOW_SIZE, 10))
+    number = served.get()
+    served.settle()
+    hands.begun[0].begin_send(start(), body(bytes(25)))
+    served.settle()
+    assert 10 == len(peer.response(number).body)
+
+    peer.grant(number, 10)
+    served.settle()
+    assert 20 == len(peer.response(number).body)
+
+
+def test_what_was_held_back_may_be_reset(serve: Serve, hands: Hands) -> None:
+    """Nothing of the stream is left when its time has come."""
+    served = serve(hands)
+    peer = served.open()
+    number = served.get()
+    served.settle()
+    hands.begun[0].begin_send(start(), body(bytes(65_000), more=True))
+    hands.begun[0].begin_send(body(bytes(1000), more=True))
+    served.settle()
+    peer.send(reset(number))
+    served.settle()
+
+    assert not served.protocol._held_back
+    served.advance(1)
+    assert 65_000 == len(peer.response(number).body)
+
+
 # -- Turns -------------------------------------------------------------------
 
 
