@@ -673,7 +673,7 @@ EVENTS = ["receive", "piece", "end", "leave", "reject", "second"]
         max_size=12,
     ),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_sequence_breaks_the_contract_of_the_sender(
     method: str, accepts_trailers: bool, has_body: bool, actions: list[int | str]
 ) -> None:

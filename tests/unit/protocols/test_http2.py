@@ -333,16 +333,16 @@ def test_a_request_in_time_keeps_the_connection(serve: Serve) -> None:
 
 
 def test_a_silent_peer_is_asked_whether_it_is_there(serve: Serve) -> None:
-    """Who answers is kept for hours; only while requests are in flight."""
+    """Who answers is kept; only while requests are in flight."""
     served = serve(waiting)
     peer = served.open()
     served.get()
-    for _ in range(30):
+    for _ in range(6):
         served.advance(61)
 
     assert not served.transport.ended
     asked = [frame for frame in peer.received if frame.type == FrameType.PING]
-    assert 20 < len(asked) <= 31
+    assert 4 < len(asked) <= 7
 
 
 def test_a_peer_that_is_not_there_is_cut(serve: Serve) -> None:

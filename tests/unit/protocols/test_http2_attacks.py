@@ -714,14 +714,14 @@ def test_a_refused_websocket_that_announces_a_body(serve: Serve) -> None:
 
 
 def test_a_browser_which_cancels_some_requests_each_second(serve: Serve) -> None:
-    """For a day: pages that are left before their images have come."""
+    """For two hours: pages that are left before their images have come."""
     served = serve(waiting)
     peer = served.open()
     protocol, loop = served.protocol, served.loop
     number = served.get()
     served.settle()
     block = peer.encode(peer.request_fields())
-    for _ in range(24 * 60 * 60 // 60):
+    for _ in range(2 * 60):
         # A minute in one go: what was cancelled in it, and time.
         for _ in range(3 * 60):
             number += 2
@@ -896,7 +896,7 @@ async def whatever(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": bytes(100_000)})
 
 
-@settings_of_hypothesis(max_examples=300, deadline=None)
+@settings_of_hypothesis(max_examples=100, deadline=None)
 @given(st.lists(_frames, max_size=25), st.integers(1, 400))
 def test_whatever_comes(frames: list[bytes], cut: int) -> None:
     """Nothing raises, credit is neither lost nor made up, and nothing is left."""

@@ -737,6 +737,12 @@ def test_websockets_are_drained(client: Client) -> None:
     assert client.peer.goaways[-1] == (websockets[-1].number, ErrorCode.NO_ERROR)
 
 
+def of_websockets() -> list[object]:
+    """Find what a WebSocket consists of, in all the memory of the process."""
+    names = {"HTTP2Stream", "HTTP2Tunnel", "WebSocketStream", "WebSocketConnection"}
+    return [each for each in gc.get_objects() if type(each).__name__ in names]
+
+
 def test_nothing_is_left_for_the_garbage_collector(client: Client) -> None:
     """A WebSocket that is over is freed at once, however it has ended."""
     first = client.open()
