@@ -174,6 +174,11 @@ def _options() -> argparse.Namespace:
     names = [name for name, server in SERVERS.items() if not server.raw_only]
     add = parser.add_argument
     add("--server", choices=names, default="daphne-like")
+    add(
+        "--application",
+        default=WORKLOADS["ws-64"].application,
+        help="benchmarks.channels_application:application for one of Channels",
+    )
     add("--requests", type=int, default=1_000_000, help="on keep-alive connections")
     add("--connections", type=int, default=100_000, help="with one request each")
     add("--uploads", type=int, default=10_000, help="given up in the middle")
@@ -229,7 +234,7 @@ def _courses(options: argparse.Namespace) -> list[Course]:
     Many connections at once leave the allocator with more memory than before, which
     it keeps for the next time: only a second time shows whether anything leaks.
     """
-    http1 = WORKLOADS["ws-64"]
+    http1 = replace(WORKLOADS["ws-64"], application=options.application)
     cleartext = replace(http1, streams=1)
     tls = replace(cleartext, tls=True)
     requests, connections = options.http2_requests, options.http2_connections

@@ -77,16 +77,23 @@ class Workload:
 
 
 _RAW = "benchmarks.applications:raw"
+_CHANNELS = "benchmarks.channels_application:application"
 _UPLOAD_BYTES = 10 * 2**20
 
 
 def _websocket(
-    name: str, title: str, mode: str, size: int, connections: int = 0
+    name: str,
+    title: str,
+    mode: str,
+    size: int,
+    connections: int = 0,
+    *,
+    application: str = "benchmarks.websocket_applications:application",
 ) -> Workload:
     return Workload(
         name,
         title,
-        "benchmarks.websocket_applications:application",
+        application,
         f"/{mode}",
         b"",
         websockets=mode,
@@ -140,6 +147,9 @@ WORKLOADS = {
             b'{"message": "Hello, world!"}',
         ),
         Workload(
+            "channels-get", "GET, 13 bytes by Channels", _CHANNELS, "/", SMALL_BODY
+        ),
+        Workload(
             "get-13-log",
             "GET, 13 bytes, access log on",
             _RAW,
@@ -175,6 +185,13 @@ WORKLOADS = {
             streams=2,
         ),
         _websocket("ws-64", "WebSocket echo, 64 bytes", "echo", 64),
+        _websocket(
+            "channels-64",
+            "WebSocket echo, 64 bytes, by Channels",
+            "echo",
+            64,
+            application=_CHANNELS,
+        ),
         _websocket("ws-16k", "WebSocket echo, 16 KB", "echo", 16384),
         _websocket(
             "ws-broadcast",
