@@ -24,6 +24,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
@@ -59,7 +60,7 @@ from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
@@ -225,6 +226,21 @@ class Server(Service):
             endpoint.tls for _, endpoint in self._endpoints if endpoint is not None
         )
         return list(dict.fromkeys(tls for tls in found if tls is not None))
+
+    @property
+    def longest_start(self) -> float:
+        """The seconds after which :meth:`startup` gives up."""
+        return self.settings.app.timeout_startup or inf
+
+    @property
+    def longest_stop(self) -> float:
+        """The seconds which :meth:`shutdown` may take."""
+        return (
+            self.settings.lifecycle.timeout_graceful_shutdown
+            + _CANCEL_TIMEOUT
+            + 2 * _FLUSH_TIMEOUT
+            + (self.settings.app.timeout_shutdown or inf)
+        )
 
     def force(self) -> None:
         """Make :meth:`shutdown` wait no longer for what is in flight."""
@@ -434,16 +450,25 @@ class Server(Service):
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         kind = type(loop).__module__.partition(".")[0]
         versions = _VERSIONS[self.settings.http2.http]
-        endpoints = (*self._endpoints, *self._redirects)
-        for item, port in zip(endpoints, self.listeners, strict=True):
+        for item, url in self._items_and_urls():
             what = "to https" if item in self._redirects else versions
+            _logger.info("Listening on %s (%s, %s)", url, what, kind)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens; ``unix:`` and a path for Unix sockets."""
+        return [url for _, url in self._items_and_urls()]
+
+    def _items_and_urls(self) -> Iterator[tuple[tuple[str, object], str]]:
+        endpoints = (*self._endpoints, *self._redirects)
+        # When it stops, there are fewer listeners than endpoints.
+        for item, port in zip(endpoints, self.listeners, strict=False):
             for address in _addresses(port):
                 if hasattr(address, "port"):
                     host = f"[{address.host}]" if ":" in address.host else address.host
-                    where = f"{scheme_of(*item)}://{host}:{address.port}"
+                    yield item, f"{scheme_of(*item)}://{host}:{address.port}"
                 else:
-                    where = f"unix:{os.fsdecode(address.name or b'')}"
-                _logger.info("Listening on %s (%s, %s)", where, what, kind)
+                    yield item, f"unix:{os.fsdecode(address.name or b'')}"
 
     # -- A process of its own --------------------------------------------------
 
@@ -509,16 +534,25 @@ def run(
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
     try:
+        # And before it can start children.
+        if "LISTEN_FDS" in os.environ or "LISTEN_FDNAMES" in os.environ:
+            from daphne_like.systemd import with_passed_sockets
+
+            settings = with_passed_sockets(settings)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
             application = load_application()
+        if make_server is None:
+            server = Server(application, settings=settings)
+        else:
+            server = make_server(application, settings)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    if make_server is None:
-        server = Server(application, settings=settings)
-    else:
-        server = make_server(application, settings)
+    except StartError as error:
+        if (notifier := process.notifier_of_systemd()) is not None:
+            notifier.failed(error)
+        raise
     server.run()
 
 
@@ -563,7 +597,8 @@ async def _listen(
         return await listening.asFuture(asyncio.get_running_loop())
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
-        raise ListenError(f"Listen failure: {text}: {reason}") from None
+        number = getattr(error.socketError, "errno", None)
+        raise ListenError(f"Listen failure: {text}: {reason}", number) from None
 
 
 def _addresses(port: IListeningPort) -> Iterable[Any]:
