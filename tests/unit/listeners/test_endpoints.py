@@ -720,7 +720,6 @@ def test_a_connection_that_is_accepted_at_the_last_moment(loop: str) -> None:
     [
         "haproxy:ssl:443",
         "tls:/etc/certificates:tcp:443",  # of a plugin
-        "systemd:domain=INET:index=0",
         "x",
         "",
     ],
