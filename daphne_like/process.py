@@ -245,7 +245,7 @@ class _Process:
             if self._server.can_reload:
                 self._server.reload()
         finally:
-            self._notifier.ready(self._listening())
+            self._notifier.reloaded(self._listening())
 
     def _obey(self, number: int, count: int) -> None:
         name = signal.Signals(number).name

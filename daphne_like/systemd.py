@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
+from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -208,13 +209,19 @@ _USUAL_LIMIT = 90.0
 _EXTENSION = 30.0
 
 
+class _Phase(Enum):
+    STARTING = auto()
+    SERVING = auto()
+    ENDING = auto()
+
+
 class Notifier:
     """
     Tells systemd how the service is; never raises.
 
     The order of calls: :meth:`starting`, then :meth:`ready` or :meth:`failed`,
-    any number of :meth:`reloading` with :meth:`ready` after it, :meth:`stopping`,
-    :meth:`close`.
+    any number of :meth:`reloading` with :meth:`reloaded` after it,
+    :meth:`stopping`, :meth:`close`. A call which comes at another time says nothing.
 
     Args:
         address: A path, or a name in the abstract namespace with ``@`` before it.
@@ -234,7 +241,7 @@ class Notifier:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._progress: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self._phase = _Phase.STARTING
         self._unheard = False
 
     @classmethod
@@ -275,21 +282,26 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that clients are served, and how, in one line; begin with the pings."""
-        if self._stopping:
+        if self._phase is not _Phase.STARTING:
             return
+        self._phase = _Phase.SERVING
         self._end_progress()
         moved = [f"MAINPID={os.getpid()}"] if self._moved else []
         self._send("READY=1", *moved, _status(status))
-        if self._ping_interval and self._ping_timer is None:
+        if self._ping_interval:
             self._ping()
 
     def reloading(self) -> None:
-        """Say that files are read again; :meth:`ready` says that it's done."""
-        self._send(
-            "RELOADING=1",
-            f"MONOTONIC_USEC={time.monotonic_ns() // 1000}",
-            _status("Reading certificates again"),
-        )
+        """Say that files are read again."""
+        if self._phase is _Phase.SERVING:
+            # By which systemd knows that this isn't the answer to an earlier signal.
+            now = f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
+            self._send("RELOADING=1", now, _status("Reading certificates again"))
+
+    def reloaded(self, status: str) -> None:
+        """Say that this is done, and how clients are served."""
+        if self._phase is _Phase.SERVING:
+            self._send("READY=1", _status(status))
 
     def stopping(self, status: Callable[[], str], longest: float) -> None:
         """
@@ -299,16 +311,16 @@ class Notifier:
             status: Tells in one line what is still waited for; asked each second.
             longest: How many seconds it may take.
         """
-        if self._stopping:
+        if self._phase is _Phase.ENDING:
             return
-        self._stopping = True
+        self._phase = _Phase.ENDING
         self._end_progress()
         self._go_on(status, longest > _USUAL_LIMIT, "STOPPING=1")
 
     def failed(self, error: BaseException) -> None:
         """Say that the service can't start, or go on, and why."""
+        self._phase = _Phase.ENDING
         self._end_progress()
-        self._stopping = True
         lines = ["STOPPING=1", _status(str(error) or type(error).__name__)]
         number = getattr(error, "errno", None)
         if isinstance(error, StartError) and number:

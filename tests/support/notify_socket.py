@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from types import TracebackType
 
 import pytest
 
@@ -29,16 +28,7 @@ class NotifySocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + address[1:] if address[0] == "@" else address)
 
-    def __enter__(self) -> NotifySocket:
-        """Receive until the end of the block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Receive nothing more."""
         self._socket.close()
 
@@ -66,6 +56,5 @@ class NotifySocket:
 def _parse(datagram: bytes) -> dict[str, str]:
     """Split a notification into its assignments; what systemd ignores fails."""
     lines = datagram.decode("utf-8").split("\n")
-    pairs = [line.split("=", 1) for line in lines]
-    assert all(len(pair) == 2 for pair in pairs), datagram
-    return {name: value for name, value in pairs}
+    assert all("=" in line for line in lines), datagram
+    return dict(line.split("=", 1) for line in lines)
