@@ -80,6 +80,10 @@ _NOTICED_WAIT = 0.5
 # How long cancelled applications get to end. The manager gives each of them up
 # a little earlier, with a line in the log.
 _CANCEL_TIMEOUT = 6.0
+# How long the requests of the last connections may be under way.
+_LAST_REQUESTS_TIMEOUT = 0.1
+# Until what asyncio has accepted is a connection.
+_TURNS_TO_CONNECT = 4
 # How long connections get to write their last bytes.
 _FLUSH_TIMEOUT = 1.0
 
@@ -387,6 +391,7 @@ class Server(Service):
         if not self._serving.is_set():
             self.force()  # the start has failed
         await self._stop_listening()
+        await self._take_last_requests()
         self.connections.drain()
         await self._wait_patiently(manager)
         if manager.running:
@@ -398,6 +403,21 @@ class Server(Service):
         for connection in list(self.connections):
             connection.stop()
         await _within(_FLUSH_TIMEOUT, self.connections.emptied())
+
+    async def _take_last_requests(self) -> None:
+        """
+        Let those who connected at the last moment send what they have come for.
+
+        Nobody else answers them, although a successor may already wait for the
+        next client on the same socket.
+        """
+        for _ in range(_TURNS_TO_CONNECT):
+            await asyncio.sleep(0)
+        patience = min(
+            _LAST_REQUESTS_TIMEOUT, self.settings.lifecycle.timeout_graceful_shutdown
+        )
+        if self.connections and patience:
+            await _within(patience, self._patience_lost.wait())
 
     async def _wait_patiently(self, manager: ApplicationManager) -> None:
         """Wait until nothing is in flight, time is up, or :meth:`force` is called."""
@@ -606,7 +626,7 @@ def _addresses(port: IListeningPort) -> Iterable[Any]:
     return port.addresses() if isinstance(port, LoopPort) else [port.getHost()]
 
 
-async def _within(timeout: float, awaitable: Coroutine[Any, Any, None]) -> None:
+async def _within(timeout: float, awaitable: Coroutine[Any, Any, object]) -> None:
     """Wait for something, but not too long."""
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(awaitable, timeout)

@@ -212,7 +212,8 @@ _EXTENSION = 30.0
 class _Phase(Enum):
     STARTING = auto()
     SERVING = auto()
-    ENDING = auto()
+    STOPPING = auto()
+    FAILED = auto()
 
 
 class Notifier:
@@ -311,15 +312,15 @@ class Notifier:
             status: Tells in one line what is still waited for; asked each second.
             longest: How many seconds it may take.
         """
-        if self._phase is _Phase.ENDING:
+        if self._phase in (_Phase.STOPPING, _Phase.FAILED):
             return
-        self._phase = _Phase.ENDING
+        self._phase = _Phase.STOPPING
         self._end_progress()
         self._go_on(status, longest > _USUAL_LIMIT, "STOPPING=1")
 
     def failed(self, error: BaseException) -> None:
         """Say that the service can't start, or go on, and why."""
-        self._phase = _Phase.ENDING
+        self._phase = _Phase.FAILED
         self._end_progress()
         lines = ["STOPPING=1", _status(str(error) or type(error).__name__)]
         number = getattr(error, "errno", None)
@@ -328,8 +329,10 @@ class Notifier:
         self._send(*lines)
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Say that all is over, and nothing more."""
         self._end_progress()
+        if self._phase is _Phase.STOPPING:
+            self._send(_status("Stopped"))
         if self._ping_timer is not None:
             self._ping_timer.cancel()
 

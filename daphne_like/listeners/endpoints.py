@@ -133,7 +133,8 @@ def configured_endpoints(
 
     What endpoint strings name speaks TLS where they say so. What the other options
     name does when there is a certificate. A socket of systemd's which is named
-    ``http`` or ``https`` speaks that.
+    ``http`` or ``https`` speaks that; for one that is named ``redirect`` see
+    :func:`redirect_endpoints`.
 
     Returns:
         Strings and endpoints; ``None`` in place of those which are Twisted's.
@@ -151,9 +152,11 @@ def configured_endpoints(
     endpoints = []
     for text in endpoint_strings(bind):
         endpoint = endpoint_from_string(text, bind.backlog, tls)
+        if endpoint is not None and endpoint.said_by_name == "redirect":
+            continue
         if endpoint is not None and endpoint.tls is None:
             usual = "http" if text in bind.endpoint or secured is None else "https"
-            if (endpoint.asked_scheme or usual) == "https":
+            if (endpoint.said_by_name or usual) == "https":
                 if secured is None:
                     raise SettingsError(
                         "the socket named https needs a certificate: ssl_certfile"
@@ -171,17 +174,21 @@ def redirect_endpoints(
 
     Args:
         where: ``HOST:PORT``, or ``PORT`` for the hosts of the settings.
-        bind: Those settings.
+        bind: Those settings. Sockets of systemd's among them which are named
+            ``redirect`` belong to the result.
     """
-    if where is None:
-        return []
-    host, _, port = where.rpartition(":")
-    strings = [
-        string
-        for name in ([host] if host else bind.bind or (_DEFAULT_HOST,))
-        for string in build_endpoint_description_strings(name, int(port))
-    ]
-    return [(text, endpoint_from_string(text, bind.backlog)) for text in strings]
+    endpoints: list[tuple[str, SocketEndpoint | None]] = []
+    for text in endpoint_strings(bind):
+        if text.startswith(("fd:", "systemd:")):
+            endpoint = endpoint_from_string(text, bind.backlog)
+            if endpoint is not None and endpoint.said_by_name == "redirect":
+                endpoints.append((text, endpoint))
+    if where is not None:
+        host, _, port = where.rpartition(":")
+        for name in [host] if host else bind.bind or (_DEFAULT_HOST,):
+            [text] = build_endpoint_description_strings(name, int(port))
+            endpoints.append((text, endpoint_from_string(text, bind.backlog)))
+    return endpoints
 
 
 def endpoint_from_string(
@@ -403,8 +410,8 @@ class SocketSource:
         return False
 
     @property
-    def asked_scheme(self) -> str:
-        """``http`` or ``https`` where the socket's own name says so, else empty."""
+    def said_by_name(self) -> str:
+        """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
         return ""
 
     def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
@@ -615,8 +622,8 @@ class _DescriptorSource(SocketSource):
         return f"{what} ({self.name})" if self.name else what
 
     @property
-    def asked_scheme(self) -> str:
-        return self.name if self.name in ("http", "https") else ""
+    def said_by_name(self) -> str:
+        return self.name if self.name in ("http", "https", "redirect") else ""
 
     def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
         sockets: list[socket.socket] = []
@@ -717,9 +724,9 @@ class SocketEndpoint:
         return self._source.takes_both_families
 
     @property
-    def asked_scheme(self) -> str:
-        """``http`` or ``https`` where the socket's own name says so, else empty."""
-        return self._source.asked_scheme
+    def said_by_name(self) -> str:
+        """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
+        return self._source.said_by_name
 
     def bind(self, beside: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
         """

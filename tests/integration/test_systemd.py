@@ -195,17 +195,23 @@ def test_sockets_of_another_process(systemd: Systemd) -> None:
 
 
 def test_names_choose_what_is_spoken(systemd: Systemd, tmp_path: Path) -> None:
-    """With a certificate, `http` stays without TLS; everything else has it."""
+    """
+    With a certificate, `http` stays without TLS, and `redirect` sends clients to
+    where TLS is; everything else has it.
+    """
     authority = Authority()
     path = authority.issue("127.0.0.1").write(tmp_path / "server.pem")
-    sockets = [systemd.listen() for _ in range(3)]
+    sockets = [systemd.listen() for _ in range(4)]
     server = systemd.start_until_ready(
-        *("--ssl-certfile", str(path)), sockets=sockets, names="https:http:app.socket"
+        *("--ssl-certfile", str(path)),
+        sockets=sockets,
+        names="redirect:https:http:app.socket",
     )
+    *serving, redirecting = server.urls
 
     context = ssl.create_default_context(cadata=authority.pem)
     answers = []
-    for url in server.urls:
+    for url in serving:
         sock = connect(url)
         if url.startswith("https:"):
             sock = context.wrap_socket(sock, server_hostname="127.0.0.1")
@@ -213,7 +219,15 @@ def test_names_choose_what_is_spoken(systemd: Systemd, tmp_path: Path) -> None:
             sock.sendall(request("/scheme"))
             answers.append(json.loads(answered(sock)))
     assert ["https", "http", "https"] == answers
-    assert answers == [url.partition(":")[0] for url in server.urls]
+    assert answers == [url.partition(":")[0] for url in serving]
+    with connect(redirecting) as sock:
+        sock.sendall(request("/scheme"))
+        [answer] = split_answers(read_to_end(sock))
+    port = sockets[1].getsockname()[1]
+    assert (308, f"https://x:{port}/scheme") == (
+        answer.status,
+        answer.headers["location"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,6 +304,8 @@ def test_a_restart_refuses_nobody(
 def test_clients_do_not_notice_restarts(systemd: Systemd, loop: str) -> None:
     """Clients that ask all the time get an answer each time, however often it restarts."""
     held = systemd.listen()
+    # DeferAcceptSec=: a client that has sent nothing yet is the next server's.
+    held.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     url = f"http://127.0.0.1:{held.getsockname()[1]}"
     enough = threading.Event()
     answers: list[bytes] = []
@@ -409,16 +425,16 @@ def test_a_failure_to_listen_is_told(systemd: Systemd) -> None:
 
 
 def test_an_application_that_does_not_start_is_told(systemd: Systemd) -> None:
-    """Whether it can't be imported or refuses: the reason is told."""
+    """Whether it refuses or isn't found: the reason is told."""
     server = systemd.start("-p", "0", environment={"LIFESPAN": "fail"})
     assert 3 == server.wait()
     told = systemd.notified.wait_for("STOPPING")["STATUS"]
     assert "Application startup failed: no database" == told
 
-    server = systemd.start("--app-dir", "/nowhere", "--factory", "-p", "0")
+    server = systemd.start("--app-dir", "/nowhere", "-p", "0")
     assert 1 == server.wait()
     told = systemd.notified.wait_for("STOPPING")["STATUS"]
-    assert "module 'applications' not found" == told
+    assert "app_dir /nowhere is no directory" == told
 
 
 def test_more_time_is_asked_for_where_the_settings_need_it(systemd: Systemd) -> None:

@@ -405,7 +405,7 @@ def test_systemd_is_told_of_a_reload(
 
     events = ["startup", "reload", "shutdown"]
     assert (events if reloads else [events[0], events[2]]) == server.events
-    _, _, reloading, ready, _ = systemds.take()
+    _, _, reloading, ready, *_ = systemds.take()
     assert "1" == reloading["RELOADING"]
     assert {"READY": "1", "STATUS": LISTENING} == ready
 

@@ -295,7 +295,7 @@ def _tell_a_life(systemds: NotifySocket, loop: SteppedLoop) -> None:
 
     notifier.close()
     loop.advance(100.0)
-    assert [] == systemds.take()
+    assert [{"STATUS": "Stopped"}] == systemds.take()
 
 
 def test_a_reload_at_another_time(systemds: NotifySocket, loop: SteppedLoop) -> None:
@@ -309,7 +309,7 @@ def test_a_reload_at_another_time(systemds: NotifySocket, loop: SteppedLoop) -> 
     notifier.reloaded("Listening")
     notifier.close()
 
-    assert ["Starting the application", "Stopping"] == [
+    assert ["Starting the application", "Stopping", "Stopped"] == [
         message["STATUS"] for message in systemds.take()
     ]
 
@@ -337,6 +337,7 @@ def test_a_start_that_takes_long(systemds: NotifySocket, loop: SteppedLoop) -> N
             wanted = "30000000" if longest > 90 else None
             assert wanted == message.get("EXTEND_TIMEOUT_USEC")
         notifier.close()
+        systemds.take()
 
 
 @pytest.mark.parametrize(

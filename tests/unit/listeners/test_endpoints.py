@@ -986,6 +986,23 @@ def test_the_name_of_systemds_socket_says_what_is_spoken(
         sock.close()
 
 
+def test_a_socket_named_redirect_serves_nothing(
+    certificate: Path, pass_sockets: Pass
+) -> None:
+    """It only sends clients on to HTTPS, like the address of `redirect_https`."""
+    with listening() as sock, listening() as other:
+        pass_sockets(redirect=sock, https=other)
+        text, rest = (f"fd:fileno={item.fileno()}" for item in (sock, other))
+        settings = Settings.of(
+            fd=[sock.fileno(), other.fileno()], ssl_certfile=str(certificate)
+        )
+        served = configured_endpoints(settings.bind, settings.tls)
+        assert [rest] == [string for string, _ in served]
+        for where, more in ((None, []), ("80", ["tcp:port=80:interface=127.0.0.1"])):
+            redirecting = redirect_endpoints(where, settings.bind)
+            assert [text, *more] == [string for string, _ in redirecting]
+
+
 def test_a_socket_named_https_needs_a_certificate(pass_sockets: Pass) -> None:
     """Nobody gets plain HTTP on a port which says otherwise."""
     with listening() as sock:
