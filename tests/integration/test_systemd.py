@@ -28,6 +28,10 @@ from server_process import LOOPS, Serve, ServerProcess
 
 import daphne_like
 
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="systemd is there on Linux only"
+)
+
 APPLICATION = "applications.activated:application"
 
 UNITS = Path(__file__).parents[2] / "docs" / "systemd"
@@ -391,6 +395,7 @@ def test_a_reload_is_told(
             environment={"NOTIFY_SOCKET": notified.address},
         )
         notified.wait_for("READY")
+        server.wait_for_log("Listening on")
         before = time.monotonic_ns() // 1000
         server.signal(signal.SIGHUP)
 
@@ -467,6 +472,7 @@ def test_a_blocked_loop_does_not_ping(systemd: Systemd, loop: str) -> None:
         stdin=subprocess.PIPE,
     )
     systemd.notified.wait_for("READY")
+    server.wait_for_log("Listening on")
     for _ in range(3):
         systemd.notified.wait_for("WATCHDOG")
 
@@ -487,11 +493,13 @@ def test_a_blocked_loop_does_not_ping(systemd: Systemd, loop: str) -> None:
 # -- The units of the documentation ------------------------------------------------------
 
 
-def test_the_units_are_right(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say about them."""
-    for unit in UNITS.iterdir():
-        text = unit.read_text("utf-8").replace(PROGRAM, sys.executable)
-        (tmp_path / unit.name).write_text(text, "utf-8")
+@pytest.mark.parametrize("folders", [(".",), (".", "https")])
+def test_the_units_are_right(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """`systemd-analyze verify` has nothing to say about them, in either set."""
+    for folder in folders:
+        for unit in (UNITS / folder).glob("*.*"):
+            text = unit.read_text("utf-8").replace(PROGRAM, sys.executable)
+            (tmp_path / unit.name).write_text(text, "utf-8")
     assert {".service", ".socket"} == {path.suffix for path in tmp_path.iterdir()}
 
     finished = subprocess.run(

@@ -216,6 +216,33 @@ def test_addresses_of_all_kinds_are_announced(
     assert [("127.0.0.1", 80), ("::1", 80)] == made.listening_addresses
 
 
+def test_a_request_at_the_last_moment(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was accepted before the stop and asks just after it gets an answer."""
+    # The test decides when the moment is over.
+    monkeypatch.setattr(server, "_LAST_REQUESTS_TIMEOUT", 3600.0)
+    made = make(timeout_graceful_shutdown=3600)
+
+    async def scenario() -> None:
+        await made.startup()
+        reader, writer = await connect(path)
+        while not made.connections:
+            await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(made.shutdown())
+        while made.listeners:
+            await asyncio.sleep(0)
+        site.gate.set()
+        writer.write(REQUEST)
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK\r\n")
+        made.force()
+        await stopping
+        assert b"" == await reader.read()
+        writer.close()
+
+    run_on("asyncio", scenario())
+
+
 @pytest.mark.parametrize(
     ("overrides", "start", "stop"),
     [

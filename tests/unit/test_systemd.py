@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ from daphne_like.systemd import (
     find_sockets,
     passed_sockets,
     with_passed_sockets,
+)
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="systemd is there on Linux only"
 )
 
 OURS = {"LISTEN_PID": str(os.getpid())}
