@@ -44,9 +44,18 @@ class SettingsError(StartError):
 
 
 class ListenError(StartError):
-    """An address can't be bound, for instance because it is in use."""
+    """
+    An address can't be bound, for instance because it is in use.
+
+    Attributes:
+        errno: The system's reason, where it has given one.
+    """
 
     exit_status = 1
+
+    def __init__(self, text: str, errno: int | None = None) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
 class ApplicationLoadError(StartError):

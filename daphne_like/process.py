@@ -2,9 +2,13 @@
 A process that does nothing but serve: its reactor, its signals, its limits.
 
 SIGHUP reads again what may have changed, where there is such a thing; else it ends
-the process, as it does when a terminal is closed. The first SIGINT or SIGTERM stops the reactor, whose shutdown lets the server
-drain. The second one makes the server wait no longer. The third one ends the
-process at once, even when the application blocks the event loop.
+the process, as it does when a terminal is closed. The first SIGINT or SIGTERM stops
+the reactor, whose shutdown lets the server drain. The second one makes the server
+wait no longer. The third one ends the process at once, even when the application
+blocks the event loop.
+
+systemd is told of all this where it has asked for that (:mod:`daphne_like.systemd`).
+It sends SIGHUP on purpose, so that never ends a process which it listens to.
 
 Tests: ``tests/unit/test_process.py``, ``tests/integration/test_lifecycle.py``.
 """
@@ -28,9 +32,11 @@ from daphne_like.observability.logs import bridge_twisted_logging
 from daphne_like.reactor import install
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence, Sized
 
-__all__ = ["Runnable", "run_until_stopped"]
+    from daphne_like.systemd import Notifier
+
+__all__ = ["Runnable", "notifier_of_systemd", "run_until_stopped"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -52,6 +58,22 @@ class Runnable(Protocol):
 
     def reload(self) -> None:
         """Read again what may have changed while it serves."""
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """Where it listens."""
+
+    @property
+    def connections(self) -> Sized:
+        """Those which are open."""
+
+    @property
+    def longest_start(self) -> float:
+        """The seconds after which it gives up starting."""
+
+    @property
+    def longest_stop(self) -> float:
+        """The seconds after which a shutdown is over, come what may."""
 
     def startup(self) -> Coroutine[Any, Any, None]:
         """Start; returns when it serves, raises when it can't."""
@@ -88,16 +110,36 @@ def run_until_stopped(
     reactor = install(loop)
     bridge_twisted_logging()
     _raise_descriptor_limit()
-    _Process(server, reactor, threads, debug).run(signal_handlers)
+    notifier = notifier_of_systemd()
+    _Process(server, reactor, threads, debug, notifier).run(signal_handlers)
+
+
+def notifier_of_systemd() -> Notifier | None:
+    """
+    Return what tells systemd how the service is, if it has asked for that.
+
+    It does so once: the request is taken out of the environment.
+    """
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from daphne_like.systemd import Notifier
+
+    return Notifier.take(os.environ)
 
 
 class _Process:
     """The reactor with one server in it."""
 
     def __init__(
-        self, server: Runnable, reactor: Any, threads: int, debug: bool
+        self,
+        server: Runnable,
+        reactor: Any,
+        threads: int,
+        debug: bool,
+        notifier: Notifier | None = None,
     ) -> None:
         self._server = server
+        self._notifier = notifier
         self._reactor = reactor
         self._threads = threads
         self._debug = debug
@@ -107,7 +149,8 @@ class _Process:
 
     @property
     def _signals_used(self) -> tuple[signal.Signals, ...]:
-        if self._server.can_reload and hasattr(signal, "SIGHUP"):
+        reloads = self._server.can_reload or self._notifier is not None
+        if reloads and hasattr(signal, "SIGHUP"):
             return (*_STOP_SIGNALS, signal.SIGHUP)
         return _STOP_SIGNALS
 
@@ -124,6 +167,8 @@ class _Process:
         reactor.run(installSignalHandlers=signal_handlers)
         if self._loop is not None:
             self._loop.run_until_complete(_end_leftovers(self._loop))
+        if self._notifier is not None:
+            self._notifier.close()
         if signal_handlers:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -139,23 +184,41 @@ class _Process:
         if loop.get_exception_handler() is None:
             loop.set_exception_handler(self._handle_exception)
         self._look_after(loop)
+        if self._notifier is not None:
+            self._notifier.starting(loop, self._server.longest_start)
         starting = loop.create_task(self._server.startup())
         starting.add_done_callback(self._started)
 
     def _started(self, starting: asyncio.Task[None]) -> None:
-        if not starting.cancelled() and starting.exception() is not None:
+        if starting.cancelled():
+            return
+        failure = starting.exception()
+        if self._notifier is not None:
+            if failure is None:
+                self._notifier.ready(self._listening())
+            else:
+                self._notifier.failed(failure)
+        if failure is not None:
             with contextlib.suppress(ReactorNotRunning):
                 self._reactor.stop()
 
     def _shut_down(self) -> Deferred[None]:
+        if self._notifier is not None:
+            self._notifier.stopping(self._remaining, self._server.longest_stop)
         return Deferred.fromFuture(asyncio.ensure_future(self._server.shutdown()))
+
+    def _listening(self) -> str:
+        return f"Listening on {', '.join(self._server.urls)}"
+
+    def _remaining(self) -> str:
+        return f"Stopping, open connections: {len(self._server.connections)}"
 
     # -- Signals ---------------------------------------------------------------
 
     def _install_signal_handlers(self) -> None:
         for number in self._signals_used:
             stops = number in _STOP_SIGNALS
-            signal.signal(number, self._signalled if stops else self._reload)
+            signal.signal(number, self._signalled if stops else self._hung_up)
         if hasattr(signal, "SIGCHLD"):
             # uvloop takes away the wakeup descriptor by which Twisted learns that
             # a process of reactor.spawnProcess has ended.
@@ -170,8 +233,19 @@ class _Process:
         # It may have come in the middle of anything.
         self._reactor.callFromThread(self._obey, number, self._signals)
 
-    def _reload(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self._server.reload)
+    def _hung_up(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        if self._notifier is None:
+            self._server.reload()
+            return
+        self._notifier.reloading()
+        try:
+            if self._server.can_reload:
+                self._server.reload()
+        finally:
+            self._notifier.reloaded(self._listening())
 
     def _obey(self, number: int, count: int) -> None:
         name = signal.Signals(number).name

@@ -24,6 +24,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
@@ -59,7 +60,7 @@ from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
@@ -79,6 +80,10 @@ _NOTICED_WAIT = 0.5
 # How long cancelled applications get to end. The manager gives each of them up
 # a little earlier, with a line in the log.
 _CANCEL_TIMEOUT = 6.0
+# How long the requests of the last connections may be under way.
+_LAST_REQUESTS_TIMEOUT = 0.1
+# Until what asyncio has accepted is a connection.
+_TURNS_TO_CONNECT = 4
 # How long connections get to write their last bytes.
 _FLUSH_TIMEOUT = 1.0
 
@@ -226,6 +231,21 @@ class Server(Service):
         )
         return list(dict.fromkeys(tls for tls in found if tls is not None))
 
+    @property
+    def longest_start(self) -> float:
+        """The seconds after which :meth:`startup` gives up."""
+        return self.settings.app.timeout_startup or inf
+
+    @property
+    def longest_stop(self) -> float:
+        """The seconds which :meth:`shutdown` may take."""
+        return (
+            self.settings.lifecycle.timeout_graceful_shutdown
+            + _CANCEL_TIMEOUT
+            + 2 * _FLUSH_TIMEOUT
+            + (self.settings.app.timeout_shutdown or inf)
+        )
+
     def force(self) -> None:
         """Make :meth:`shutdown` wait no longer for what is in flight."""
         self._patience_lost.set()
@@ -371,6 +391,7 @@ class Server(Service):
         if not self._serving.is_set():
             self.force()  # the start has failed
         await self._stop_listening()
+        await self._take_last_requests()
         self.connections.drain()
         await self._wait_patiently(manager)
         if manager.running:
@@ -382,6 +403,21 @@ class Server(Service):
         for connection in list(self.connections):
             connection.stop()
         await _within(_FLUSH_TIMEOUT, self.connections.emptied())
+
+    async def _take_last_requests(self) -> None:
+        """
+        Let those who connected at the last moment send what they have come for.
+
+        Nobody else answers them, although a successor may already wait for the
+        next client on the same socket.
+        """
+        for _ in range(_TURNS_TO_CONNECT):
+            await asyncio.sleep(0)
+        patience = min(
+            _LAST_REQUESTS_TIMEOUT, self.settings.lifecycle.timeout_graceful_shutdown
+        )
+        if self.connections and patience:
+            await _within(patience, self._patience_lost.wait())
 
     async def _wait_patiently(self, manager: ApplicationManager) -> None:
         """Wait until nothing is in flight, time is up, or :meth:`force` is called."""
@@ -434,16 +470,25 @@ class Server(Service):
     def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
         kind = type(loop).__module__.partition(".")[0]
         versions = _VERSIONS[self.settings.http2.http]
-        endpoints = (*self._endpoints, *self._redirects)
-        for item, port in zip(endpoints, self.listeners, strict=True):
+        for item, url in self._items_and_urls():
             what = "to https" if item in self._redirects else versions
+            _logger.info("Listening on %s (%s, %s)", url, what, kind)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens; ``unix:`` and a path for Unix sockets."""
+        return [url for _, url in self._items_and_urls()]
+
+    def _items_and_urls(self) -> Iterator[tuple[tuple[str, object], str]]:
+        endpoints = (*self._endpoints, *self._redirects)
+        # When it stops, there are fewer listeners than endpoints.
+        for item, port in zip(endpoints, self.listeners, strict=False):
             for address in _addresses(port):
                 if hasattr(address, "port"):
                     host = f"[{address.host}]" if ":" in address.host else address.host
-                    where = f"{scheme_of(*item)}://{host}:{address.port}"
+                    yield item, f"{scheme_of(*item)}://{host}:{address.port}"
                 else:
-                    where = f"unix:{os.fsdecode(address.name or b'')}"
-                _logger.info("Listening on %s (%s, %s)", where, what, kind)
+                    yield item, f"unix:{os.fsdecode(address.name or b'')}"
 
     # -- A process of its own --------------------------------------------------
 
@@ -509,16 +554,25 @@ def run(
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
     try:
+        # And before it can start children.
+        if "LISTEN_FDS" in os.environ or "LISTEN_FDNAMES" in os.environ:
+            from daphne_like.systemd import with_passed_sockets
+
+            settings = with_passed_sockets(settings)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
             application = load_application()
+        if make_server is None:
+            server = Server(application, settings=settings)
+        else:
+            server = make_server(application, settings)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    if make_server is None:
-        server = Server(application, settings=settings)
-    else:
-        server = make_server(application, settings)
+    except StartError as error:
+        if (notifier := process.notifier_of_systemd()) is not None:
+            notifier.failed(error)
+        raise
     server.run()
 
 
@@ -563,7 +617,8 @@ async def _listen(
         return await listening.asFuture(asyncio.get_running_loop())
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
-        raise ListenError(f"Listen failure: {text}: {reason}") from None
+        number = getattr(error.socketError, "errno", None)
+        raise ListenError(f"Listen failure: {text}: {reason}", number) from None
 
 
 def _addresses(port: IListeningPort) -> Iterable[Any]:
@@ -571,7 +626,7 @@ def _addresses(port: IListeningPort) -> Iterable[Any]:
     return port.addresses() if isinstance(port, LoopPort) else [port.getHost()]
 
 
-async def _within(timeout: float, awaitable: Coroutine[Any, Any, None]) -> None:
+async def _within(timeout: float, awaitable: Coroutine[Any, Any, object]) -> None:
     """Wait for something, but not too long."""
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(awaitable, timeout)

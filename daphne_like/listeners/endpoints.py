@@ -1,7 +1,7 @@
 """
 Endpoint strings to listening ports.
 
-``tcp:``, ``unix:``, ``fd:``, ``ssl:`` and ``tls:`` are ours and listen through the
+``tcp:``, ``unix:``, ``fd:``, ``systemd:``, ``ssl:`` and ``tls:`` are ours and listen through the
 event loop (:mod:`~daphne_like.listeners.transports` tells why); every other string
 is Twisted's, with Twisted's transports under the same protocols.
 
@@ -132,13 +132,16 @@ def configured_endpoints(
     Make all endpoints of the settings, in the order of :func:`endpoint_strings`.
 
     What endpoint strings name speaks TLS where they say so. What the other options
-    name does when there is a certificate.
+    name does when there is a certificate. A socket of systemd's which is named
+    ``http`` or ``https`` speaks that; for one that is named ``redirect`` see
+    :func:`redirect_endpoints`.
 
     Returns:
         Strings and endpoints; ``None`` in place of those which are Twisted's.
 
     Raises:
-        SettingsError: A string is malformed, or a certificate can't be used.
+        SettingsError: A string is malformed, or a certificate can't be used, or
+            is missing.
     """
     secured: ServerTLS | None = None
     if tls.secures_listeners:
@@ -149,8 +152,16 @@ def configured_endpoints(
     endpoints = []
     for text in endpoint_strings(bind):
         endpoint = endpoint_from_string(text, bind.backlog, tls)
-        if secured is not None and endpoint is not None and text not in bind.endpoint:
-            endpoint.tls = secured
+        if endpoint is not None and endpoint.said_by_name == "redirect":
+            continue
+        if endpoint is not None and endpoint.tls is None:
+            usual = "http" if text in bind.endpoint or secured is None else "https"
+            if (endpoint.said_by_name or usual) == "https":
+                if secured is None:
+                    raise SettingsError(
+                        "the socket named https needs a certificate: ssl_certfile"
+                    )
+                endpoint.tls = secured
         endpoints.append((text, endpoint))
     return endpoints
 
@@ -163,17 +174,21 @@ def redirect_endpoints(
 
     Args:
         where: ``HOST:PORT``, or ``PORT`` for the hosts of the settings.
-        bind: Those settings.
+        bind: Those settings. Sockets of systemd's among them which are named
+            ``redirect`` belong to the result.
     """
-    if where is None:
-        return []
-    host, _, port = where.rpartition(":")
-    strings = [
-        string
-        for name in ([host] if host else bind.bind or (_DEFAULT_HOST,))
-        for string in build_endpoint_description_strings(name, int(port))
-    ]
-    return [(text, endpoint_from_string(text, bind.backlog)) for text in strings]
+    endpoints: list[tuple[str, SocketEndpoint | None]] = []
+    for text in endpoint_strings(bind):
+        if text.startswith(("fd:", "systemd:")):
+            endpoint = endpoint_from_string(text, bind.backlog)
+            if endpoint is not None and endpoint.said_by_name == "redirect":
+                endpoints.append((text, endpoint))
+    if where is not None:
+        host, _, port = where.rpartition(":")
+        for name in [host] if host else bind.bind or (_DEFAULT_HOST,):
+            [text] = build_endpoint_description_strings(name, int(port))
+            endpoints.append((text, endpoint_from_string(text, bind.backlog)))
+    return endpoints
 
 
 def endpoint_from_string(
@@ -301,7 +316,7 @@ def _split(description: str) -> tuple[list[str], dict[str, str]]:
 def _arguments(
     positional: Sequence[str], named: dict[str, str], names: Sequence[str]
 ) -> dict[str, str]:
-    """Give the arguments their names, the first of which is needed."""
+    """Give the arguments their names, the first of which is mostly needed."""
     if len(positional) > len(names):
         raise ValueError(f"at most {len(names)} arguments: {', '.join(names)}")
     arguments = dict(zip(names, positional, strict=False))
@@ -311,7 +326,7 @@ def _arguments(
         if name in arguments:
             raise ValueError(f"{name} is given twice")
         arguments[name] = value
-    if names[0] not in arguments:
+    if names[0] not in arguments and names[0] not in _OPTIONAL_ARGUMENTS:
         raise ValueError(f"{names[0]} is missing")
     return arguments
 
@@ -393,6 +408,11 @@ class SocketSource:
     def takes_both_families(self) -> bool:
         """Whether an IPv6 socket takes IPv4 connections too, if nobody else does."""
         return False
+
+    @property
+    def said_by_name(self) -> str:
+        """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
+        return ""
 
     def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
         """
@@ -563,9 +583,11 @@ class _UnixSource(SocketSource):
 
 @dataclass(frozen=True, slots=True)
 class _DescriptorSource(SocketSource):
-    """A socket which this process has inherited; it knows its own family."""
+    """Sockets which this process has inherited; each knows its own family."""
 
-    number: int
+    numbers: tuple[int, ...]
+    name: str = ""
+    is_systemds: bool = False
 
     @classmethod
     def of(
@@ -573,45 +595,87 @@ class _DescriptorSource(SocketSource):
         fileno: str,
         domain: str = "",  # noqa: ARG003 - Twisted and Daphne want it named
     ) -> _DescriptorSource:
-        return cls(_number(fileno, "fileno", 2**31 - 1))
+        from daphne_like.systemd import passed_sockets
+
+        number = _number(fileno, "fileno", 2**31 - 1)
+        for sock in passed_sockets():
+            if sock.number == number:
+                return cls((number,), sock.name, is_systemds=True)
+        return cls((number,))
+
+    @classmethod
+    def of_systemd(
+        cls,
+        domain: str = "",  # noqa: ARG003 - as above
+        index: str = "",
+        name: str = "",
+    ) -> _DescriptorSource:
+        from daphne_like.systemd import find_sockets
+
+        found = find_sockets(index, name)
+        numbers = tuple(sock.number for sock in found)
+        return cls(numbers, found[0].name, is_systemds=True)
 
     @property
     def where(self) -> str:
-        return f"descriptor {self.number}"
+        what = f"descriptor {', '.join(map(str, self.numbers))}"
+        return f"{what} ({self.name})" if self.name else what
+
+    @property
+    def said_by_name(self) -> str:
+        return self.name if self.name in ("http", "https", "redirect") else ""
 
     def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
-        if any(other.fileno() == self.number for other in beside):
-            raise _listen_error(self.where, "is named twice")
-        sock = socket.socket(fileno=self.number)
-        if reason := _no_listener(sock):
-            sock.detach()  # it is somebody else's
-            raise _listen_error(self.where, reason)
-        sock.set_inheritable(False)
-        return [sock]
+        sockets: list[socket.socket] = []
+        try:
+            for number in self.numbers:
+                if any(other.fileno() == number for other in beside):
+                    raise _listen_error(self.where, "is named twice")
+                sock = socket.socket(fileno=number)
+                sockets.append(sock)
+                if reason := _no_listener(sock, self.is_systemds):
+                    raise _listen_error(self.where, reason)
+                sock.set_inheritable(False)
+        except BaseException:
+            for sock in sockets:
+                sock.detach()  # it is somebody else's
+            raise
+        return sockets
 
 
-def _no_listener(sock: socket.socket) -> str | None:
+def _no_listener(sock: socket.socket, is_systemds: bool) -> str | None:
     """Tell why connections can't be accepted from a socket."""
     if sock.type != socket.SOCK_STREAM:
-        return "is no stream socket"
-    try:
+        hint = "; its unit needs ListenStream=" if is_systemds else ""
+        return f"is no stream socket{hint}"
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, _AF_UNIX):
+        return "is neither a TCP nor a Unix socket"
+    with contextlib.suppress(OSError):
         sock.getpeername()
-    except OSError:
-        return None
-    return "is a connection, not a listening socket"
+        hint = "; its unit needs Accept=no" if is_systemds else ""
+        return f"is a connection, not a listening socket{hint}"
+    # Others may pass what is only bound; it listens when the application is ready.
+    if is_systemds and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "is not listening"
+    return None
 
 
 def _listen_error(where: str, reason: object) -> ListenError:
+    number = None
     if isinstance(reason, OSError):
+        number = reason.errno
         reason = reason.strerror or reason
-    return ListenError(f"Listen failure: {where}: {reason}")
+    return ListenError(f"Listen failure: {where}: {reason}", number)
 
 
 _KINDS: dict[str, tuple[Callable[..., SocketSource], tuple[str, ...]]] = {
     "tcp": (_TCPSource.of, ("port", "interface")),
     "unix": (_UnixSource.of, ("address", "mode", "lockfile")),
     "fd": (_DescriptorSource.of, ("fileno", "domain")),
+    "systemd": (_DescriptorSource.of_systemd, ("domain", "index", "name")),
 }
+# Of those which come first.
+_OPTIONAL_ARGUMENTS = frozenset({"domain"})
 
 
 # In Twisted's order, as they may come without their names.
@@ -658,6 +722,11 @@ class SocketEndpoint:
     def takes_both_families(self) -> bool:
         """Whether it takes IPv4 connections on an IPv6 socket."""
         return self._source.takes_both_families
+
+    @property
+    def said_by_name(self) -> str:
+        """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
+        return self._source.said_by_name
 
     def bind(self, beside: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
         """

@@ -7,11 +7,14 @@ import errno
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 from event_loops import LOOPS, run_on
+from notify_socket import NotifySocket
 from recorded_log import RecordedLog
 from twisted.internet import process as twisted_process
 from twisted.internet.error import ReactorNotRunning
@@ -29,6 +32,10 @@ class FakeServer:
         self.events: list[str] = []
         self.failure: Exception | None = None
         self.can_reload = False
+        self.urls = ["http://127.0.0.1:80", "unix:/run/app"]
+        self.connections = {1, 2, 3}
+        self.longest_start = 60.0
+        self.longest_stop = 66.0
 
     async def startup(self) -> None:
         """Start, or fail."""
@@ -318,6 +325,109 @@ def test_sighup_is_left_alone_where_there_is_nothing_to_read(
 
     assert ["startup", "shutdown"] == server.events
     assert [signal.SIGHUP] == heard
+
+
+# -- systemd -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def systemds(monkeypatch: pytest.MonkeyPatch) -> Iterator[NotifySocket]:
+    """Listen as systemd does."""
+    with (
+        tempfile.TemporaryDirectory(prefix="dl") as folder,
+        closing(NotifySocket(f"{folder}/notify")) as sock,
+    ):
+        monkeypatch.setenv("NOTIFY_SOCKET", sock.address)
+        yield sock
+
+
+def _when_started(reactor: FakeReactor, call: Callable[[], None]) -> Callable[[], None]:
+    def script() -> None:
+        reactor.loop.call_later(0.01, call)
+
+    return script
+
+
+LISTENING = "Listening on http://127.0.0.1:80, unix:/run/app"
+
+
+def test_systemd_is_told_of_start_and_stop(
+    reactor: FakeReactor, server: FakeServer, systemds: NotifySocket
+) -> None:
+    """The service is ready when it listens, and stops when the drain begins."""
+
+    async def shutdown() -> None:
+        server.events += [str(message) for message in systemds.take()]
+        server.events.append("shutdown")
+
+    async def startup() -> None:
+        server.events += [str(message) for message in systemds.take()]
+        server.events.append("startup")
+
+    server.startup = startup  # type: ignore[method-assign]
+    server.shutdown = shutdown  # type: ignore[method-assign]
+    reactor.script = _when_started(reactor, reactor.stop)
+
+    run_until_stopped(server)
+
+    expected: list[Any] = [
+        {"STATUS": "Starting the application"},
+        "startup",
+        {"READY": "1", "STATUS": LISTENING},
+        {"STOPPING": "1", "STATUS": "Stopping, open connections: 3"},
+        "shutdown",
+    ]
+    assert [str(event) for event in expected] == server.events
+    assert "NOTIFY_SOCKET" not in os.environ
+
+
+def test_systemd_is_told_of_a_failure(
+    reactor: FakeReactor, server: FakeServer, systemds: NotifySocket
+) -> None:
+    """The line of the log, and the error number where the system gave one."""
+    server.failure = ListenError("in use", errno.EADDRINUSE)
+
+    run_until_stopped(server)
+
+    number = str(errno.EADDRINUSE)
+    assert {"STOPPING": "1", "STATUS": "in use", "ERRNO": number} == systemds.take()[-1]
+
+
+@pytest.mark.parametrize("reloads", [True, False])
+def test_systemd_is_told_of_a_reload(
+    reactor: FakeReactor, server: FakeServer, systemds: NotifySocket, reloads: bool
+) -> None:
+    """Its SIGHUP never ends the process, even if there is nothing to read."""
+    server.can_reload = reloads
+    reactor.script = _when_started(reactor, _hang_up(reactor))
+
+    run_until_stopped(server)
+
+    events = ["startup", "reload", "shutdown"]
+    assert (events if reloads else [events[0], events[2]]) == server.events
+    _, _, reloading, ready, *_ = systemds.take()
+    assert "1" == reloading["RELOADING"]
+    assert {"READY": "1", "STATUS": LISTENING} == ready
+
+
+def test_a_reload_that_fails_is_over_too(
+    reactor: FakeReactor, server: FakeServer, systemds: NotifySocket
+) -> None:
+    """Nobody waits for its end in vain."""
+
+    def reload() -> None:
+        raise ZeroDivisionError
+
+    errors: list[dict[str, Any]] = []
+    reactor.loop.set_exception_handler(lambda _, context: errors.append(context))
+    server.can_reload = True
+    server.reload = reload  # type: ignore[method-assign]
+    reactor.script = _when_started(reactor, _hang_up(reactor))
+
+    run_until_stopped(server)
+
+    assert isinstance(errors[0]["exception"], ZeroDivisionError)
+    assert "READY" in systemds.take()[3]
 
 
 # -- What is left behind -------------------------------------------------------------------

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import Authority
 from event_loops import LOOPS, run_on
+from notify_socket import NotifySocket
 from recorded_log import RecordedLog
 from twisted.application.service import IService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
-from daphne_like import process, reactor, server
-from daphne_like.errors import LifespanFailed, ListenError, SettingsError
+from daphne_like import process, reactor, server, systemd
+from daphne_like.errors import (
+    ApplicationLoadError,
+    LifespanFailed,
+    ListenError,
+    SettingsError,
+)
 from daphne_like.server import Server, run
 from daphne_like.settings import Settings
 
@@ -157,6 +166,7 @@ def test_it_starts_and_stops(
     async def scenario() -> None:
         for _ in range(2):
             await made.startup()
+            assert [f"unix:{path}"] == made.urls
             assert [UNIXAddress(str(path).encode())] == [
                 port.getHost() for port in made.listeners
             ]
@@ -174,6 +184,7 @@ def test_it_starts_and_stops(
             assert not path.exists()
 
     run_on(loop, scenario())
+    assert [] == made.urls
     assert [True, True] == ready
     assert ["started", "answered", "stopped"] * 2 == site.events
     assert None is made.failure
@@ -203,6 +214,51 @@ def test_addresses_of_all_kinds_are_announced(
         "INFO Listening on unix:/run/x (HTTP/1.1 and 2, asyncio)",
     ] == log.take(logging.INFO)
     assert [("127.0.0.1", 80), ("::1", 80)] == made.listening_addresses
+
+
+def test_a_request_at_the_last_moment(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was accepted before the stop and asks just after it gets an answer."""
+    # The test decides when the moment is over.
+    monkeypatch.setattr(server, "_LAST_REQUESTS_TIMEOUT", 3600.0)
+    made = make(timeout_graceful_shutdown=3600)
+
+    async def scenario() -> None:
+        await made.startup()
+        reader, writer = await connect(path)
+        while not made.connections:
+            await asyncio.sleep(0)
+        stopping = asyncio.ensure_future(made.shutdown())
+        while made.listeners:
+            await asyncio.sleep(0)
+        site.gate.set()
+        writer.write(REQUEST)
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK\r\n")
+        made.force()
+        await stopping
+        assert b"" == await reader.read()
+        writer.close()
+
+    run_on("asyncio", scenario())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start", "stop"),
+    [
+        ({}, 60.0, 30.0 + 8 + 30.0),
+        ({"timeout_startup": 0}, inf, 68.0),
+        ({"timeout_shutdown": 0}, 60.0, inf),
+        ({"timeout_graceful_shutdown": 300}, 60.0, 338.0),
+    ],
+)
+def test_how_long_start_and_stop_may_take(
+    site: Site, overrides: dict[str, Any], start: float, stop: float
+) -> None:
+    """The settings bound both, so that systemd can be asked for enough time."""
+    made = Server(site, **overrides)
+
+    assert (start, stop) == (made.longest_start, made.longest_stop)
 
 
 def test_a_port_is_told(site: Site, log: RecordedLog) -> None:
@@ -677,6 +733,45 @@ def test_without_an_application_the_demo_runs(runs: list[Any]) -> None:
     run()
 
     assert application is runs[-1][0]._application
+
+
+def test_the_sockets_of_systemd_are_listened_on(
+    site: Site, runs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken before the application is loaded, whose children get nothing."""
+    monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", 50_003)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+
+    def load() -> Site:
+        assert "LISTEN_FDS" not in os.environ
+        return site
+
+    systemd.passed_sockets.cache_clear()
+    run(None, load)
+    systemd.passed_sockets.cache_clear()
+
+    assert (50_003, 50_004) == runs[-1][0].settings.bind.fd
+
+
+def test_systemd_is_told_why_there_is_nothing_to_serve(
+    runs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`systemctl status` shows what is wrong with the application or a setting."""
+
+    def load() -> Site:
+        raise ApplicationLoadError("no module named site")
+
+    with (
+        tempfile.TemporaryDirectory(prefix="dl") as folder,
+        closing(NotifySocket(f"{folder}/notify")) as notified,
+    ):
+        monkeypatch.setenv("NOTIFY_SOCKET", notified.address)
+        with pytest.raises(ApplicationLoadError):
+            run(None, load)
+
+        expected = {"STOPPING": "1", "STATUS": "no module named site"}
+        assert [expected] == notified.take()
 
 
 def test_an_interrupted_import_is_no_traceback(runs: list[Any]) -> None:

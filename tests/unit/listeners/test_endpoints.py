@@ -10,9 +10,10 @@ import ssl
 import stat
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -33,6 +34,7 @@ from twisted.protocols.policies import WrappingFactory
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from daphne_like import systemd
 from daphne_like.errors import ListenError, SettingsError
 from daphne_like.listeners import endpoints
 from daphne_like.listeners.endpoints import (
@@ -48,6 +50,7 @@ from daphne_like.listeners.endpoints import (
     twisted_endpoint,
 )
 from daphne_like.settings import Settings
+from daphne_like.systemd import PassedSocket
 
 ON_LOOPS = pytest.mark.parametrize("loop", LOOPS)
 
@@ -226,6 +229,10 @@ def test_no_string_breaks_the_parser(string: str) -> None:
         ("unix:/x:mode=1777", "mode must be octal digits"),
         ("fd:fileno=x", "fileno must be a number"),
         ("fd:", "fileno must be a number"),
+        ("systemd:", "either an index or a name is needed"),
+        ("systemd:INET:0:web", "either an index or a name is needed"),
+        ("systemd:domain=INET:index=0", "systemd has passed no sockets to this"),
+        ("systemd:nmae=web", "unknown argument 'nmae'; did you mean name?"),
     ],
 )
 def test_a_wrong_string_is_explained(string: str, reason: str) -> None:
@@ -277,6 +284,7 @@ def test_a_port_in_use(bound: Bind) -> None:
 
     reason = f"127.0.0.1:{port}: Address already in use"
     assert f"Listen failure: {reason}" == str(raised.value)
+    assert errno.EADDRINUSE == raised.value.errno
 
 
 @pytest.mark.parametrize(
@@ -517,6 +525,100 @@ def test_one_descriptor_twice(bound: Bind) -> None:
         bound(f"fd:{number}", f"fd:fileno={number}")
 
 
+# -- Sockets of systemd's ---------------------------------------------------------------
+
+
+Pass = Callable[..., None]
+
+
+@pytest.fixture
+def pass_sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pass]:
+    """Pass sockets by their names, as systemd would; close those not taken."""
+    left: list[socket.socket] = []
+
+    def pass_sockets(**sockets: socket.socket | Sequence[socket.socket]) -> None:
+        passed = []
+        for name, item in sockets.items():
+            several = [item] if isinstance(item, socket.socket) else item
+            left.extend(several)
+            passed += [PassedSocket(sock.fileno(), name) for sock in several]
+        monkeypatch.setattr(systemd, "passed_sockets", lambda: tuple(passed))
+
+    yield pass_sockets
+    for sock in left:
+        sock.detach()
+
+
+def listening(family: int = socket.AF_INET) -> socket.socket:
+    """Make a socket which has long been listening."""
+    sock = socket.socket(family)
+    sock.bind(("127.0.0.1", 0) if family == socket.AF_INET else "")
+    sock.listen()
+    return sock
+
+
+@pytest.mark.parametrize(
+    "string",
+    [
+        *("systemd:domain=INET:index=1", "systemd:INET:1", "systemd:index=1"),
+        *("systemd:domain=UNIX:name=web", "systemd:UNIX::web", "systemd:name=web"),
+        "systemd:name=web:backlog=5",
+    ],
+)
+def test_systemds_sockets_have_places_and_names(
+    bound: Bind, pass_sockets: Pass, string: str
+) -> None:
+    """
+    Twisted's notation, in which the family may be missing or wrong: the socket
+    knows it.
+    """
+    pass_sockets(other=listening(), web=listening(socket.AF_UNIX))
+
+    [sock] = bound(string)
+
+    assert socket.AF_UNIX == sock.family
+
+
+def test_a_name_of_several_sockets(bound: Bind, pass_sockets: Pass) -> None:
+    """All lines of one unit share its name; all are listened on."""
+    pass_sockets(web=[listening(), listening(socket.AF_UNIX)])
+
+    assert [socket.AF_INET, socket.AF_UNIX] == [
+        sock.family for sock in bound("systemd:name=web")
+    ]
+
+
+def test_what_systemd_passes_in_vain(bound: Bind, pass_sockets: Pass) -> None:
+    """One line names the socket, what is wrong, and what its unit needs."""
+    reader, writer = socket.socketpair()
+    silent = socket.socket()
+    silent.bind(("127.0.0.1", 0))
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    good = listening()
+    pass_sockets(accepted=reader, silent=silent, datagrams=[good, datagrams])
+    with writer, reader, silent, datagrams, good:
+        for name, reason in (
+            ("accepted", "is a connection, not a listening socket; .*Accept=no"),
+            ("silent", "is not listening"),
+            ("datagrams", "is no stream socket; its unit needs ListenStream="),
+        ):
+            with pytest.raises(
+                ListenError,
+                match=rf"^Listen failure: descriptor .* \({name}\): {reason}",
+            ):
+                bound(f"systemd:name={name}")
+        for sock in (reader, silent, datagrams, good):
+            os.fstat(sock.fileno())
+
+
+def test_sockets_of_other_families_are_refused() -> None:
+    """What is neither TCP nor Unix can't be served, though it may be a stream."""
+    # Few systems would make one for a test.
+    sock = cast("socket.socket", SimpleNamespace(type=socket.SOCK_STREAM, family=40))
+
+    assert "is neither a TCP nor a Unix socket" == endpoints._no_listener(sock, False)
+
+
 # -- Listening -------------------------------------------------------------------------
 
 
@@ -720,7 +822,6 @@ def test_a_connection_that_is_accepted_at_the_last_moment(loop: str) -> None:
     [
         "haproxy:ssl:443",
         "tls:/etc/certificates:tcp:443",  # of a plugin
-        "systemd:domain=INET:index=0",
         "x",
         "",
     ],
@@ -855,6 +956,57 @@ def test_a_certificate_secures_what_options_name(certificate: Path) -> None:
     assert 1 == len(of_options)
     assert None not in of_options
     assert tls[f"ssl:444:privateKey={certificate}"] not in (None, *of_options)
+
+
+def test_the_name_of_systemds_socket_says_what_is_spoken(
+    certificate: Path, pass_sockets: Pass
+) -> None:
+    """
+    A socket named `http` is never encrypted and one named `https` always; others
+    are as all addresses which options name, or which endpoint strings do.
+    """
+    sockets = {name: listening() for name in ("http", "https", "web")}
+    pass_sockets(**sockets)
+    numbers = {name: sock.fileno() for name, sock in sockets.items()}
+
+    def secured(**given: Any) -> list[str]:
+        settings = Settings.of(ssl_certfile=str(certificate), **given)
+        found = configured_endpoints(settings.bind, settings.tls)
+        return [text for text, endpoint in found if endpoint and endpoint.tls]
+
+    assert {f"fd:fileno={numbers['https']}", f"fd:fileno={numbers['web']}"} == set(
+        secured(fd=list(numbers.values()))
+    )
+    strings = [f"systemd:domain=INET:name={name}" for name in sockets]
+    assert ["systemd:domain=INET:name=https"] == secured(endpoint=strings)
+    for sock in sockets.values():
+        sock.close()
+
+
+def test_a_socket_named_redirect_serves_nothing(
+    certificate: Path, pass_sockets: Pass
+) -> None:
+    """It only sends clients on to HTTPS, like the address of `redirect_https`."""
+    with listening() as sock, listening() as other:
+        pass_sockets(redirect=sock, https=other)
+        text, rest = (f"fd:fileno={item.fileno()}" for item in (sock, other))
+        settings = Settings.of(
+            fd=[sock.fileno(), other.fileno()], ssl_certfile=str(certificate)
+        )
+        served = configured_endpoints(settings.bind, settings.tls)
+        assert [rest] == [string for string, _ in served]
+        for where, more in ((None, []), ("80", ["tcp:port=80:interface=127.0.0.1"])):
+            redirecting = redirect_endpoints(where, settings.bind)
+            assert [text, *more] == [string for string, _ in redirecting]
+
+
+def test_a_socket_named_https_needs_a_certificate(pass_sockets: Pass) -> None:
+    """Nobody gets plain HTTP on a port which says otherwise."""
+    with listening() as sock:
+        pass_sockets(https=sock)
+        settings = Settings.of(fd=sock.fileno())
+        with pytest.raises(SettingsError, match="named https needs a certificate"):
+            configured_endpoints(settings.bind, settings.tls)
 
 
 def test_settings_of_tls_hold_for_endpoint_strings(certificate: Path) -> None:
