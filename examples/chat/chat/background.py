@@ -27,6 +27,7 @@ class Lifespan:
         receive: Callable[[], Awaitable[dict[str, Any]]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
+        """Serve the lifespan, which begins and ends with the server."""
         await receive()  # lifespan.startup
         tasks = [asyncio.create_task(function()) for function in self._functions]
         await send({"type": "lifespan.startup.complete"})

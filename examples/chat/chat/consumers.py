@@ -83,5 +83,6 @@ class RoomConsumer(AsyncWebsocketConsumer):
         await self.send(json.dumps(event))
 
     def _after(self) -> int:
-        (text,) = parse_qs(self.scope["query_string"].decode()).get("after", ["0"])[:1]
-        return int(text) if text.isascii() and text.isdigit() else 0
+        query = parse_qs(self.scope["query_string"])
+        text = query.get(b"after", [b""])[0]
+        return int(text) if text.isdigit() and len(text) < 19 else 0

@@ -14,7 +14,9 @@ from chat.conversation import end_session
 
 # Only what comes from this site runs, is shown and is connected to. Should some text
 # ever get into a page unescaped, it stays text.
-_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_POLICY = (
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 
 
 def content_security_policy(
