@@ -43,9 +43,8 @@ def server(serve_module: Serve, environment: dict[str, str]) -> ServerProcess:
 @pytest.fixture
 def member(server: ServerProcess) -> Iterator[Member]:
     """Somebody new."""
-    member = Member(server)
-    yield member
-    member.http.close()
+    with closing(Member(server)) as member:
+        yield member
 
 
 # -- In a browser ------------------------------------------------------------------
@@ -226,8 +225,7 @@ def test_a_page_survives_a_restart(
 
 def test_a_form_is_enough(member: Member, server: ServerProcess) -> None:
     """Without JavaScript a message is sent by a form, and others hear it at once."""
-    other = Member(server)
-    with other.http, other.in_room() as room:
+    with closing(Member(server)) as other, other.in_room() as room:
         page = member.submit(f"/rooms/{LOBBY}/", text="by <form>")
 
         event = room.hear("by <form>")
@@ -318,8 +316,7 @@ def test_a_stop_says_goodbye(serve: Serve, environment: dict[str, str]) -> None:
     as wrong.
     """
     server = serve_chat(serve, environment)
-    member = Member(server)
-    with member.http, member.in_room() as room:
+    with closing(Member(server)) as member, member.in_room() as room:
         server.signal(signal.SIGTERM)
 
         assert 1001 == room.close_code()

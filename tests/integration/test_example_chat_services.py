@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -111,8 +111,12 @@ def test_two_servers_are_one_site(serve: Serve, environment: dict[str, str]) -> 
     background tasks sum up what was said at both.
     """
     one, other = (serve_chat(serve, environment) for _ in range(2))
-    ann, ben = Member(one), Member(other)
-    with ann.http, ben.http, ann.in_room() as anns, ben.in_room() as bens:
+    with (
+        closing(Member(one)) as ann,
+        closing(Member(other)) as ben,
+        ann.in_room() as anns,
+        ben.in_room() as bens,
+    ):
         anns.say("from one")
         assert ann.name == bens.hear("from one")["author"]
         bens.say("from the other")

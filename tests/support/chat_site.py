@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from clients import client
 from server_process import Serve, ServerProcess
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 CHAT = Path(__file__).parents[2] / "examples" / "chat"
@@ -60,6 +61,10 @@ class Member:
             password2=PASSWORD,
         )
 
+    def close(self) -> None:
+        """Leave for good."""
+        self.http.close()
+
     def submit(self, path: str, **fields: str) -> httpx.Response:
         """Send the form of a page, as a browser does, and follow where it leads."""
         self.http.get(path)
@@ -68,7 +73,7 @@ class Member:
         response.raise_for_status()
         return response
 
-    @contextmanager
+    @contextlib.contextmanager
     def in_room(
         self, room: int = LOBBY, after: int = 0, origin: str | None = ""
     ) -> Iterator[RoomSocket]:
@@ -106,6 +111,7 @@ class RoomSocket:
 
     def close_code(self) -> int | None:
         """Wait until the server closes; return its code."""
-        for _ in self._socket:
-            pass
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self._socket.recv(_WAIT)
         return self._socket.close_code
