@@ -58,7 +58,9 @@ class Window:
         self._url = url
         browser.switch_to.new_window("window")
         self._handle = browser.current_window_handle
+        # Whoever was logged in there before.
         self.open("/")
+        browser.delete_all_cookies()
 
     @property
     def browser(self) -> Chrome:
