@@ -325,7 +325,7 @@ def test_a_stop_says_goodbye(serve: Serve, environment: dict[str, str]) -> None:
 
     assert 0 == server.wait()
     for word in ("WARNING", "ERROR", "Traceback", "destroyed", "never awaited"):
-        assert word not in server.log
+        assert word not in server.log, server.log
 
 
 def test_pages_keep_to_their_policy(server: ServerProcess) -> None:

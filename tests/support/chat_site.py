@@ -54,12 +54,13 @@ class Member:
         self.name = f"member{next(_numbers)}"
         self.url = server.url
         self.http = client(self.url)
-        self.submit(
+        after = self.submit(
             "/sign-up/",
             username=self.name,
             password1=PASSWORD,
             password2=PASSWORD,
         )
+        assert "/" == after.url.path, after.text
 
     def close(self) -> None:
         """Leave for good."""

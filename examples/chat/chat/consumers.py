@@ -37,22 +37,28 @@ class RoomConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         """Let in who is logged in, and tell what the page doesn't know yet."""
-        user, room_pk = self.scope["user"], self.scope["url_route"]["kwargs"]["pk"]
+        room_pk = self.scope["url_route"]["kwargs"]["pk"]
+        if not self.scope["user"].is_authenticated:
+            await self._refuse(LOGGED_OUT)
+        elif not await Room.objects.filter(pk=room_pk).aexists():
+            await self._refuse(NO_SUCH_ROOM)
+        else:
+            await self._enter(room_pk)
+
+    async def _refuse(self, code: int) -> None:
         # Browsers don't tell a page why a handshake was refused, only how a
         # WebSocket was closed.
         await self.accept()
-        if not user.is_authenticated:
-            await self.close(LOGGED_OUT)
-            return
-        if not await Room.objects.filter(pk=room_pk).aexists():
-            await self.close(NO_SUCH_ROOM)
-            return
+        await self.close(code)
+
+    async def _enter(self, room_pk: int) -> None:
         # Channels takes it out of these when it has gone. It joins before it reads,
         # so that no message is missed; the page drops those it gets twice.
         session_key = self.scope["session"].session_key
         self.groups = [room_group(room_pk), session_group(session_key)]
         for group in self.groups:
             await self.channel_layer.group_add(group, self.channel_name)
+        await self.accept()
         missed = await database_sync_to_async(latest_messages)(room_pk, self._after())
         for message in missed:
             await self._send_event(message.event())
