@@ -54,6 +54,7 @@ class Member:
         self.name = f"member{next(_numbers)}"
         self.url = server.url
         self.http = client(self.url)
+        self.http.timeout = _WAIT
         after = self.submit(
             "/sign-up/",
             username=self.name,
