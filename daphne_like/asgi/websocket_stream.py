@@ -368,7 +368,10 @@ class WebSocketStream(Exchange):
             self._denied(denial)
             return
         if error is not None:
-            log_error(self, error, client_gone=is_over)
+            websocket = self._websocket
+            # From the server's own close on, send() says that the client is gone.
+            closing = websocket is not None and websocket.closing
+            log_error(self, error, client_gone=is_over or closing)
         cancelled = isinstance(error, asyncio.CancelledError)
         if self._state is _OPEN:
             # RFC 6455 section 7.4.1: going away, unexpected condition, normal.

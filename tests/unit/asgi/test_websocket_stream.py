@@ -666,6 +666,21 @@ def test_the_server_stops(opened: ServedWebSocket) -> None:
     assert set() == opened.connections
 
 
+def test_the_server_stops_while_the_application_sends(
+    opened: ServedWebSocket, log: RecordedLog
+) -> None:
+    """Before the client has answered the close, it is no fault not to know of it."""
+    (connection,) = opened.connections
+    connection.drain()
+    opened.loop.settle()
+    with pytest.raises(ClientDisconnected) as error:
+        opened.app.send(text("too late"))
+    opened.app.end(error.value)
+
+    assert opened.closed == (1001, "")
+    assert [] == log.take()
+
+
 def test_cancelled_by_the_server(opened: ServedWebSocket, log: RecordedLog) -> None:
     """The client gets 1001 even if the application is cut."""
     opened.streams.manager.cancel_all()

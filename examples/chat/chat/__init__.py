@@ -1,0 +1,1 @@
+"""Rooms in which people who have signed up talk to each other."""

@@ -1,0 +1,94 @@
+"""The WebSocket of an open room."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from chat.conversation import (
+    latest_messages,
+    room_group,
+    save_message,
+    session_group,
+    tell_room,
+)
+from chat.forms import MessageForm
+from chat.models import Room
+
+# Close codes; the page knows them, too.
+LOGGED_OUT = 4401
+NO_SUCH_ROOM = 4404
+
+
+class RoomConsumer(AsyncWebsocketConsumer):
+    """
+    Takes what one page says, and sends it what all say.
+
+    A message from the page is the text that was entered. One to the page is an event
+    in JSON: ``message``, ``summary`` or ``refused``.
+
+    When the server stops it closes each WebSocket with 1001, and the page comes back
+    with ``?after=`` the last message it knows.
+    """
+
+    async def connect(self) -> None:
+        """Let in who is logged in, and tell what the page doesn't know yet."""
+        room_pk = self.scope["url_route"]["kwargs"]["pk"]
+        if not self.scope["user"].is_authenticated:
+            await self._refuse(LOGGED_OUT)
+        elif not await Room.objects.filter(pk=room_pk).aexists():
+            await self._refuse(NO_SUCH_ROOM)
+        else:
+            await self._enter(room_pk)
+
+    async def _refuse(self, code: int) -> None:
+        # Browsers don't tell a page why a handshake was refused, only how a
+        # WebSocket was closed.
+        await self.accept()
+        await self.close(code)
+
+    async def _enter(self, room_pk: int) -> None:
+        # Channels takes it out of these when it has gone. It joins before it reads,
+        # so that no message is missed; the page drops those it gets twice.
+        session_key = self.scope["session"].session_key
+        self.groups = [room_group(room_pk), session_group(session_key)]
+        for group in self.groups:
+            await self.channel_layer.group_add(group, self.channel_name)
+        await self.accept()
+        missed = await database_sync_to_async(latest_messages)(room_pk, self._after())
+        for message in missed:
+            await self._send_event(message.event())
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        """Take what was entered."""
+        form = MessageForm({"text": text_data})
+        if form.is_valid():
+            room_pk = self.scope["url_route"]["kwargs"]["pk"]
+            user = self.scope["user"]
+            event = await database_sync_to_async(save_message)(room_pk, user, form)
+            await tell_room(room_pk, event)
+        else:
+            reason = " ".join(form.errors["text"])
+            await self._send_event({"type": "refused", "reason": reason})
+
+    async def room_event(self, message: dict[str, Any]) -> None:
+        """Pass on what was told to the room."""
+        await self._send_event(message["event"])
+
+    async def session_ended(self, message: dict[str, Any]) -> None:
+        """Let nobody read on who has logged out."""
+        await self.close(LOGGED_OUT)
+
+    async def _send_event(self, event: dict[str, Any]) -> None:
+        await self.send(json.dumps(event))
+
+    def _after(self) -> int:
+        query = parse_qs(self.scope["query_string"])
+        text = query.get(b"after", [b""])[0]
+        return int(text) if text.isdigit() and len(text) < 19 else 0
