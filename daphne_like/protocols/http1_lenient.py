@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LenientHTTP1Protocol", "LenientRequestReader"]
 
-_FOLD = re.compile(rb"\r\n[ \t]+")
+_FOLD = re.compile(rb"\r\n[ \t]")
 _BLANK_LINE = b"\r\n\r\n"
 # The last bytes so far, if only the next ones can tell a fold, or the end of a
 # message, from the end of a line.
@@ -115,7 +115,7 @@ class LenientRequestReader(RequestReader):
     def _feed_piece(self, piece: bytes) -> bool:
         is_first = self._is_between_messages()
         if not self._in_body and not self._is_raw(piece[:4]):
-            piece = _FOLD.sub(lambda fold: b" " * len(fold[0]), piece)
+            piece = _FOLD.sub(b"   ", piece)
             if is_first and piece.startswith(_CONNECT):
                 self._is_connect = True
                 self._last_fed = b""  # which may be the same, but as it was sent
