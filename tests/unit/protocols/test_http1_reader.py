@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from math import inf
+from typing import Any
 
 import h11
 import pytest
@@ -816,7 +817,7 @@ def test_no_limit_is_zero() -> None:
 
 def test_limits_hold_for_each_request_anew() -> None:
     """A connection may carry any number of requests of a permitted size."""
-    limits = {
+    limits: dict[str, Any] = {
         "limit_request_header": 1000,
         "limit_request_fields": 3,
         "limit_request_body": 10,
