@@ -6,10 +6,10 @@ Host or with several, folded lines, CONNECT with a path. HTTP/1.0 is answered
 in HTTP/1.0. Framing stays as strict as it is.
 
 The parser itself is never made lenient. A head is repaired on its way to it, in
-a way which has one meaning and keeps the number of bytes: a fold becomes as
-many spaces, for which RFC 9112 section 5.2 gives leave, and ``CONNECT`` a
-method with as many letters, whose name is put right afterwards. So that no byte
-of a body is repaired, bytes are fed in pieces that end where heads end.
+a way which has one meaning: a fold becomes a space, as RFC 9112 section 5.2 has
+it, and ``CONNECT`` a method which the parser takes with a path, and whose name is
+put right afterwards. So that no byte of a body is repaired, bytes are fed in
+pieces that end where heads end.
 
 Tests: ``tests/unit/protocols/test_http1_lenient.py``.
 """
@@ -115,7 +115,7 @@ class LenientRequestReader(RequestReader):
     def _feed_piece(self, piece: bytes) -> bool:
         is_first = self._is_between_messages()
         if not self._in_body and not self._is_raw(piece[:4]):
-            piece = _FOLD.sub(b"   ", piece)
+            piece = _FOLD.sub(b" ", piece)
             if is_first and piece.startswith(_CONNECT):
                 self._is_connect = True
                 self._last_fed = b""  # which may be the same, but as it was sent

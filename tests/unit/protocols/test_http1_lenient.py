@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from deliveries import same_for_each_delivery
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from request_reading import (
     GARBLED_CHUNKS,
@@ -85,17 +85,17 @@ def test_a_malformed_host_is_still_refused(host: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "value"),
     [
-        (b"A: b\r\n c", b"b   c"),
-        (b"A: b\r\n\tc", b"b   c"),
-        (b"A: b\r\n \t c", b"b   \t c"),
+        (b"A: b\r\n c", b"b c"),
+        (b"A: b\r\n\tc", b"b c"),
+        (b"A: b\r\n \t c", b"b \t c"),
         (b"A:\r\n b", b"b"),
         (b"A:\r\n b\r\n ", b"b"),
-        (b"A: b\r\n c\r\n d", b"b   c   d"),
-        (b"A: b \r\n \r\n d", b"b       d"),
+        (b"A: b\r\n c\r\n d", b"b c d"),
+        (b"A: b \r\n \r\n d", b"b   d"),
     ],
 )
 def test_folded_lines_are_one(line: bytes, value: bytes) -> None:
-    """A fold is as many spaces (RFC 9112 section 5.2)."""
+    """A fold is a space (RFC 9112 section 5.2)."""
     assert [(b"host", b"a"), (b"a", value), (b"c", b"d")] == fields_of(
         get(line, b"C: d")
     )
@@ -262,7 +262,7 @@ def test_no_byte_of_a_body_is_changed(body: bytes, chunks: int) -> None:
     first, second, third = requests_in(request + folded + get())
 
     assert body == first.body
-    assert [(b"host", b"a"), (b"a", b"b   c")] == second.headers
+    assert [(b"host", b"a"), (b"a", b"b c")] == second.headers
     assert b"/" == third.target
 
 
@@ -359,6 +359,7 @@ _MESSAGES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_MESSAGES, min_size=1, max_size=4).map(b"".join), st.data())
 def test_what_is_accepted_anyway_is_read_alike(
     data: bytes, cuts: st.DataObject
