@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -39,9 +40,11 @@ from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
+from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
+    SocketEndpoint,
     bind_all,
     configured_endpoints,
     redirect_endpoints,
@@ -49,7 +52,7 @@ from daphne_like.listeners.endpoints import (
     twisted_endpoint,
 )
 from daphne_like.observability.access_log import AccessLog
-from daphne_like.observability.logs import bridge_twisted_logging
+from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
@@ -66,7 +69,12 @@ if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.protocols.interfaces import Header
-    from daphne_like.settings import HTTPSettings, LogSettings, ProxySettings
+    from daphne_like.settings import (
+        BindSettings,
+        HTTPSettings,
+        LogSettings,
+        ProxySettings,
+    )
 
 __all__ = ["Server", "run"]
 
@@ -96,17 +104,22 @@ class Server(Service):
         settings: All settings.
         signal_handlers: Whether :meth:`run` obeys signals, which is possible in
             the main thread only.
-        ready_callable: Called when all endpoints listen.
-        overrides: Settings by their flat names, instead of ``settings``.
+        ready_callable: Called when all endpoints listen. With ``daphne_compat``
+            :meth:`run` calls it before the reactor runs; the addresses are bound.
+        overrides: Settings by their flat names, instead of ``settings``; or Daphne's
+            keywords for them, see :func:`~daphne_like.daphne_keywords.settings_of_keywords`.
 
     Raises:
         SettingsError: A setting or an endpoint string is wrong.
+        SystemExit: There is nothing to listen on: ``endpoints`` is empty; or it is
+            missing, with ``daphne_compat``.
 
     Attributes:
         settings: All settings.
         connections: The live ones.
         listeners: The listening ports.
         failure: What kept the server from starting.
+        abort_start: It was stopped before it ran, or could not start.
         restarting: Another server takes over when this one stops: WebSockets are
             closed with 1012, which asks clients to come back, instead of 1001.
     """
@@ -122,13 +135,21 @@ class Server(Service):
         **overrides: object,
     ) -> None:
         if settings is None:
-            settings = Settings.of(**overrides)
+            settings = Settings.of(**settings_of_keywords(overrides))
+            needs_endpoints = settings.app.daphne_compat or endpoints is not None
         elif overrides:
             raise SettingsError(
                 f"{', '.join(overrides)}: give settings or keywords, not both"
             )
+        else:
+            needs_endpoints = endpoints is not None
         if endpoints is not None:
             settings = _with_endpoints(settings, endpoints)
+        if settings.app.daphne_compat:
+            join_daphne_loggers(settings.log.verbosity)
+        if needs_endpoints and not _names_something(settings.bind):
+            _logger.error("There are no endpoints: this server has nothing to listen on")
+            sys.exit(1)
         self.settings = settings
         self._endpoints = configured_endpoints(settings.bind, settings.tls)
         self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
@@ -138,11 +159,15 @@ class Server(Service):
             raise SettingsError("redirect_https needs a listener with TLS")
         self._application = application
         self._signal_handlers = signal_handlers
-        self._ready_callable = ready_callable
+        self.ready_callable = ready_callable
         self.connections = _Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
+        self.abort_start = False
         self.restarting = False
+        # The reactor while run() has it; stop() may come at any time, in any thread.
+        self._running_reactor: Any = None
+        self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
@@ -244,11 +269,16 @@ class Server(Service):
     def _life_ended(self, life: asyncio.Task[None]) -> None:
         if life.cancelled():
             return
-        self.failure = life.exception()
-        if isinstance(self.failure, StartError):
-            _logger.critical("%s", self.failure)
-        elif self.failure is not None:
-            _logger.critical("The server failed", exc_info=self.failure)
+        failure = life.exception()
+        if failure is not None:
+            self._report(failure)
+
+    def _report(self, failure: BaseException) -> None:
+        self.failure = failure
+        if isinstance(failure, StartError):
+            _logger.critical("%s", failure)
+        else:
+            _logger.critical("The server failed", exc_info=failure)
 
     async def _live(self) -> None:
         """Start, serve until asked to stop, and undo all in the reverse order."""
@@ -258,14 +288,9 @@ class Server(Service):
             if access_log is not None:
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
-            own = [
-                endpoint
-                for _, endpoint in (*self._endpoints, *self._redirects)
-                if endpoint is not None
-            ]
-            for socket_endpoint in own:
+            for socket_endpoint in self._own_endpoints:
                 ending.callback(socket_endpoint.close)
-            bind_all(own)
+            bind_all(self._own_endpoints)
 
             lifespan = Lifespan(
                 self._application,
@@ -325,8 +350,8 @@ class Server(Service):
             await self._listen_for_redirects(context, streams)
 
             self._announce(loop)
-            if self._ready_callable is not None:
-                self._ready_callable()
+            if self.ready_callable is not None and not self._ready_early:
+                self.ready_callable()
             self._serving.set()
             await self._stop_asked.wait()
 
@@ -353,6 +378,11 @@ class Server(Service):
         for text, endpoint in self._redirects:
             assert endpoint is not None
             self.listeners.append(await _listen(text, endpoint, HTTPFactory(context)))
+
+    @property
+    def _own_endpoints(self) -> list[SocketEndpoint]:
+        pairs = (*self._endpoints, *self._redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
     def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
         """Add those endpoints which are Twisted's: they need the reactor."""
@@ -451,28 +481,70 @@ class Server(Service):
         """
         Install a reactor if there is none, serve until stopped, and return.
 
+        It returns at once when :meth:`stop` was called before.
+
         Raises:
             SystemExit: The server could not start; with the exit status.
         """
+        core = reactor.install(self.settings.lifecycle.loop)
+        with self._running_lock:
+            if self.abort_start:
+                return
+            self._running_reactor = core
+        if self._ready_early:
+            self._get_ready()
         process.run_until_stopped(
             self,
             self.settings.lifecycle.loop,
             debug=self.settings.log.verbosity >= 3,
             signal_handlers=self._signal_handlers,
         )
+        self._exit_if_failed()
+
+    @property
+    def _ready_early(self) -> bool:
+        """Whether ``ready_callable`` belongs before the reactor, as Daphne calls it."""
+        return self.settings.app.daphne_compat and self._running_reactor is not None
+
+    def _get_ready(self) -> None:
+        if self.ready_callable is None:
+            return
+        try:
+            # An address in use must be found before somebody is told.
+            bind_all(self._own_endpoints)
+            self.ready_callable()
+        except BaseException as error:
+            for endpoint in self._own_endpoints:
+                endpoint.close()
+            if not isinstance(error, StartError):
+                raise
+            self._report(error)
+            self._exit_if_failed()
+
+    def _exit_if_failed(self) -> None:
         if self.failure is not None:
+            self.abort_start = True
             sys.exit(getattr(self.failure, "exit_status", 1))
 
     def stop(self, *, restarting: bool = False) -> None:
         """
         Drain and stop; from any thread (the counterpart of :meth:`run`).
 
+        Before :meth:`run` it keeps that from beginning, and sets ``abort_start``.
+
         Args:
             restarting: See the attribute.
         """
-        from twisted.internet import reactor
+        with self._running_lock:
+            core = self._running_reactor
+            if core is None and self._life is None:
+                self.abort_start = True
+                return
+        if core is None:
+            # It serves as a service, in a reactor which somebody else runs.
+            from twisted.internet import reactor
 
-        core: Any = reactor
+            core = reactor
 
         def stop() -> None:
             self.restarting = restarting
@@ -529,6 +601,12 @@ def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
     more = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
     bind = replace(settings.bind, endpoint=(*settings.bind.endpoint, *more))
     return replace(settings, bind=bind)
+
+
+def _names_something(bind: BindSettings) -> bool:
+    """Whether there is more to listen on than where it listens by default."""
+    tcp = bind.bind or bind.port is not None
+    return bool(tcp or bind.unix_socket or bind.fd or bind.endpoint)
 
 
 def _open_access_log(settings: LogSettings) -> AccessLog | None:

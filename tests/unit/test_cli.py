@@ -164,7 +164,7 @@ def test_the_command_line_wins_over_environment_and_file(
         (["--config", "/no/such.toml"], "/no/such.toml: No such file or directory"),
         (
             ["--proxy-headers-host", "X-Real-IP"],
-            "proxy_headers_host has no effect without proxy_headers",
+            "--proxy-headers-host has no effect without --proxy-headers",
         ),
         (
             ["--proxy-headers-port", "X-Forwarded-Port"],

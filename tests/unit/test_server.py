@@ -623,7 +623,7 @@ def test_running_a_server(site: Site, runs: list[Any]) -> None:
     made.run()
 
     options = {"debug": True, "signal_handlers": False}
-    assert [(made, "asyncio", options)] == runs
+    assert ["asyncio", (made, "asyncio", options)] == runs
 
 
 @pytest.mark.parametrize(
@@ -655,7 +655,7 @@ def test_a_process_installs_the_reactor_before_it_loads_the_application(
     run(settings, load)
 
     *before, (made, _, _) = runs
-    assert ["asyncio", "bridged", "loaded"] == before
+    assert ["asyncio", "bridged", "loaded", "asyncio"] == before
     assert made.settings is settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from daphne_like import cli
+from daphne_like.utils import import_by_path
 
 from .server import Server
 
@@ -16,3 +17,8 @@ class CommandLineInterface(cli.CommandLineInterface):
 
     server_class = Server
     setting_defaults: ClassVar[dict[str, object]] = {"daphne_compat": True}
+
+    def load_asgi_app(self, asgi_app_path: str) -> object:
+        """Return the object at ``module:attribute``; what the import raises is raised."""
+        found: object = import_by_path(asgi_app_path)
+        return found
