@@ -33,12 +33,15 @@ from twisted.internet.error import CannotListenError, ReactorNotRunning
 
 from daphne_like import process, reactor
 from daphne_like.asgi.applications import ApplicationManager
+from daphne_like.asgi.error_pages import html_page
 from daphne_like.asgi.exchange import ExchangeContext
-from daphne_like.asgi.forwarded import ForwardedPolicy
+from daphne_like.asgi.forwarded import DaphneForwardedPolicy, ForwardedPolicy
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
+from daphne_like.asgi.request_events import stream_class
 from daphne_like.asgi.response_headers import FieldReader
+from daphne_like.asgi.scope import daphne_scope
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import ListenError, SettingsError, StartError
@@ -69,12 +72,7 @@ if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.protocols.interfaces import Header
-    from daphne_like.settings import (
-        BindSettings,
-        HTTPSettings,
-        LogSettings,
-        ProxySettings,
-    )
+    from daphne_like.settings import BindSettings, HTTPSettings, LogSettings
 
 __all__ = ["Server", "run"]
 
@@ -313,8 +311,19 @@ class Server(Service):
                 limit_concurrency=settings.http.limit_concurrency,
                 root_path=settings.app.root_path,
                 state=lifespan.state,
-                forwarded=_forwarded_policy(settings.proxy),
+                forwarded=_forwarded_policy(settings),
                 access_log=access_log,
+                request_buffer_size=settings.http.request_buffer_size,
+            )
+            if settings.app.daphne_compat:
+                streams = replace(
+                    streams,
+                    build_scope=daphne_scope,
+                    error_page=html_page,
+                    version_status=400,
+                )
+            open_stream = stream_class(
+                settings.http.request_buffer_size, filled=settings.app.daphne_compat
             )
             websockets = WebSocketStreamContext(
                 exchanges=streams,
@@ -328,7 +337,7 @@ class Server(Service):
                 ),
             )
             context = HTTPContext(
-                open_stream=partial(HTTPStream, streams),
+                open_stream=partial(open_stream, streams),
                 open_websocket=partial(WebSocketStream, websockets),
                 settings=settings.http,
                 default_headers=headers,
@@ -336,6 +345,7 @@ class Server(Service):
                 loop=loop,
                 connections=self.connections,
                 http2=settings.http2,
+                daphne_compat=settings.app.daphne_compat,
             )
             duties: list[Callable[[], object]] = [wheel.tick, headers.refresh]
             duties += [certificates.look for certificates in self._certificates]
@@ -623,12 +633,15 @@ def _default_headers(settings: HTTPSettings) -> DefaultHeaders:
     return DefaultHeaders(extras, date=settings.date_header, wall_clock=time.time)
 
 
-def _forwarded_policy(settings: ProxySettings) -> ForwardedPolicy | None:
-    policy = ForwardedPolicy.from_settings(settings)
-    if policy is not None and policy.trusts_everyone:
+def _forwarded_policy(settings: Settings) -> ForwardedPolicy | None:
+    compat, proxy = settings.app.daphne_compat, settings.proxy
+    kind = DaphneForwardedPolicy if compat else ForwardedPolicy
+    policy = kind.from_settings(proxy)
+    if policy is not None and policy.trusts_everyone and proxy.proxy_headers:
         _logger.warning(
-            "forwarded_allow_ips holds *: whoever can connect chooses the client "
-            "address and the scheme which the application sees"
+            "forwarded_allow_ips holds *%s: whoever can connect chooses the client "
+            "address and the scheme which the application sees",
+            ", as daphne_compat has it" if compat else "",
         )
     return policy
 

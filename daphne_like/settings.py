@@ -220,6 +220,12 @@ class ApplicationSettings(_Section):
         "how long the application may go on after its client has left; "
         "0 = cancelled at once; as Daphne",
     )
+    daphne_compat: bool = setting(
+        False,
+        Flag(),
+        "be as lenient as Daphne where the RFCs are not, and take its defaults; for "
+        "projects that rely on them",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +415,12 @@ class HTTPSettings(_Section):
         Integer(highest=2**63 - 1),
         "bytes of a request body, then 413; 0, since bodies are streamed and "
         "memory stays flat",
+    )
+    request_buffer_size: int = setting(
+        0,
+        Integer(),
+        "bytes of a request body in one http.request event; 0 = whatever has come, "
+        "since fewer events are faster",
     )
     limit_connections: int = setting(
         0,
@@ -744,6 +756,14 @@ KNOWN_SETTINGS: Mapping[str, Setting] = {
 }
 """All settings by name, in the order of the sections."""
 
+# What ``daphne_compat`` makes of settings which nobody gave.
+_DAPHNE_DEFAULTS: Mapping[str, object] = {
+    "request_buffer_size": 8192,
+    "server_name": "daphne",
+    "date_header": False,
+    "forwarded_allow_ips": ("*",),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -812,6 +832,10 @@ class Settings:
             for name, value, source in layer:
                 sections[KNOWN_SETTINGS[name].section][name] = value
                 sources[name] = source
+        if sections["app"].get("daphne_compat"):
+            for name, value in _DAPHNE_DEFAULTS.items():
+                sections[KNOWN_SETTINGS[name].section].setdefault(name, value)
+                sources.setdefault(name, "daphne_compat")
         made: dict[str, Any] = {
             section: _SECTIONS[section](**values)
             for section, values in sections.items()

@@ -20,6 +20,8 @@ from reprlib import repr as short_repr
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from daphne_like.asgi.error_pages import plain_page
+from daphne_like.asgi.scope import http_scope
 from daphne_like.errors import ClientDisconnected, InvalidMessage
 from daphne_like.protocols.interfaces import Connection
 
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from daphne_like.asgi.applications import ApplicationManager
+    from daphne_like.asgi.error_pages import ErrorPage
     from daphne_like.asgi.forwarded import ForwardedPolicy
     from daphne_like.asgi.response_headers import FieldReader
+    from daphne_like.asgi.scope import ScopeBuilder
     from daphne_like.asgi.types import Message
     from daphne_like.observability.access_log import AccessLog
     from daphne_like.protocols.deadlines import DeadlineWheel
@@ -57,6 +61,11 @@ class ExchangeContext:
         state: The lifespan's; ``None`` when the application has no lifespan.
         forwarded: Whom to believe about the client; ``None`` for nobody.
         access_log: ``None`` for no log.
+        request_buffer_size: Bytes of a body in one event, for streams which
+            look at it (:mod:`~daphne_like.asgi.request_events`).
+        build_scope: Makes the scope of a request.
+        error_page: Makes the body of an answer in the application's stead.
+        version_status: Answers a WebSocket of an unknown version.
     """
 
     manager: ApplicationManager
@@ -68,6 +77,10 @@ class ExchangeContext:
     state: dict[str, Any] | None = None
     forwarded: ForwardedPolicy | None = None
     access_log: AccessLog | None = None
+    request_buffer_size: int = 0
+    build_scope: ScopeBuilder = http_scope
+    error_page: ErrorPage = plain_page
+    version_status: int = 426
 
 
 class ExchangeState:

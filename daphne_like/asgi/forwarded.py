@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from daphne_like.settings import ProxySettings
 
-__all__ = ["Forwarded", "ForwardedPolicy"]
+__all__ = ["DaphneForwardedPolicy", "Forwarded", "ForwardedPolicy"]
 
 Address = tuple[str, int]
 Headers = list[tuple[bytes, bytes]]
@@ -234,6 +234,55 @@ class ForwardedPolicy:
         self, address: ipaddress.IPv4Address | ipaddress.IPv6Address
     ) -> bool:
         return any(address in network for network in self.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class DaphneForwardedPolicy(ForwardedPolicy):
+    """
+    The same as Daphne does it, for ``daphne_compat``.
+
+    The client is the left-most address, and scheme and port count only beside
+    one. ``Daphne-Root-Path`` is read even where the other headers are not. Anyone
+    can write all that, and by default everyone is believed.
+    """
+
+    reads_client: bool = False
+    """Whether the other headers are read: ``proxy_headers``."""
+
+    @classmethod
+    def from_settings(cls, settings: ProxySettings) -> DaphneForwardedPolicy:
+        """Make the policy; there always is one."""
+        trusting = ForwardedPolicy.from_settings(replace(settings, proxy_headers=True))
+        assert trusting is not None
+        return cls(
+            trusting.networks,
+            trusting.trusts_unix,
+            trusting.trusts_everyone,
+            trusting.address_header,
+            trusting.port_header,
+            reads_client=settings.proxy_headers,
+        )
+
+    def resolve(self, peer: Address | None, scheme: str, headers: Headers) -> Forwarded:
+        """Tell whom the application shall take for the client."""
+        told = ForwardedPolicy.resolve(self, peer, scheme, headers)
+        addresses = [value for name, value in headers if name == self.address_header]
+        if not (self.reads_client and addresses):
+            return told._replace(client=peer, scheme=scheme)
+        return told
+
+    def _client(self, addresses: list[bytes], ports: list[bytes]) -> Address | None:
+        """Take the left-most address; None when that is none."""
+        elements = b",".join(addresses).split(b",")
+        text = next((item for item in map(bytes.strip, elements) if item), b"")
+        match = _ELEMENT.fullmatch(text)
+        if match is None:
+            return None
+        in_brackets, ipv4, port, bare = match.groups()
+        hop = self._hop((in_brackets or ipv4 or bare).decode("ascii"))
+        if hop is None:
+            return None
+        return hop.address, _port(port or (ports[0] if ports else b""))
 
 
 def _port(text: bytes) -> int:

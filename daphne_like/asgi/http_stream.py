@@ -29,7 +29,6 @@ from daphne_like.asgi.applications import log_error
 from daphne_like.asgi.exchange import Exchange, ExchangeState
 from daphne_like.asgi.response_files import FilePart, opened
 from daphne_like.asgi.response_headers import read_trailers
-from daphne_like.asgi.scope import http_scope
 from daphne_like.errors import InvalidMessage, RequestRejected
 from daphne_like.protocols.interfaces import RequestHead, ResponseFields
 
@@ -142,7 +141,7 @@ class HTTPStream(Exchange):
                 extensions["http.response.trailers"] = {}
             if head.http_version == "2" and self._sender.can_push:
                 extensions["http.response.push"] = {}
-        scope = http_scope(head, self._connection, root_path, extensions)
+        scope = context.build_scope(head, self._connection, root_path, extensions)
         if context.state is not None:
             scope["state"] = context.state.copy()
         context.manager.start(self, scope)
@@ -214,10 +213,13 @@ class HTTPStream(Exchange):
                 return {"type": "http.disconnect"}
             head = self.head
             if head.expects_continue and not self._body_ended and self._is_held():
-                # RFC 9110 section 10.1.1: only now is the body wanted.
-                head.expects_continue = False
-                self._sender.send_continue()
+                self._ask_for_body()
             await self._change()
+
+    def _ask_for_body(self) -> None:
+        """RFC 9110 section 10.1.1: only now is the body wanted."""
+        self.head.expects_continue = False
+        self._sender.send_continue()
 
     def _request_event(self) -> Message:
         chunks = self._chunks
@@ -480,11 +482,11 @@ class HTTPStream(Exchange):
         fields: tuple[Header, ...] = (),
         close: bool = False,
     ) -> None:
-        """Send a line of plain text in the application's stead."""
-        body = f"{detail}\n".encode()
+        """Send a page with a line of text in the application's stead."""
+        content_type, body = self._context.error_page(status, detail)
         self.status = status
         self.fields = ResponseFields(
-            [(b"content-type", b"text/plain; charset=utf-8"), *fields], close=close
+            [(b"content-type", content_type), *fields], close=close
         )
         self.content_length = len(body)
         self.bodiless = self.head.method == "HEAD"

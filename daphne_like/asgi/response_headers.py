@@ -188,6 +188,7 @@ def _explain(fields: object, error: Exception) -> InvalidMessage:
 
 
 def _not_bytes(what: str, part: object) -> InvalidMessage:
+    # Tests of Daphne's users compare this with what Daphne says, letter for letter.
     return InvalidMessage(
-        f"header {what} {part!r} must be `bytes`, not `{type(part).__name__}`"
+        f"Header {what} '{part}' expected to be `bytes`, but got `{type(part)}`"
     )

@@ -9,6 +9,7 @@ Tests: ``tests/unit/asgi/test_scope.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from daphne_like.asgi.types import Scope
     from daphne_like.protocols.interfaces import Connection, RequestHead
 
-__all__ = ["http_scope", "websocket_scope"]
+__all__ = ["ScopeBuilder", "daphne_scope", "http_scope", "websocket_scope"]
 
+ScopeBuilder = Callable[
+    ["RequestHead", "Connection", str, "dict[str, dict[str, object]]"], "Scope"
+]
+"""As :func:`http_scope`, from the same arguments."""
 
 _QUESTION_MARK, _PERCENT = b"?%"
 
@@ -66,8 +71,30 @@ def http_scope(
     }
 
 
+def daphne_scope(
+    head: RequestHead,
+    connection: Connection,
+    root_path: str,
+    extensions: dict[str, dict[str, object]],
+) -> Scope:
+    """
+    Build the scope as Daphne does: ``path`` is as received, whatever the root path.
+
+    ``server`` is ``None`` on a Unix socket, as ``client`` is.
+    """
+    scope = http_scope(head, connection, "", extensions)
+    scope["root_path"] = root_path
+    if connection.server is not None and connection.server[1] is None:
+        scope["server"] = None
+    return scope
+
+
 def websocket_scope(
-    head: RequestHead, connection: Connection, root_path: str, subprotocols: list[str]
+    head: RequestHead,
+    connection: Connection,
+    root_path: str,
+    subprotocols: list[str],
+    build_scope: ScopeBuilder = http_scope,
 ) -> Scope:
     """
     Build the scope of a WebSocket: that of its handshake, in other words.
@@ -77,8 +104,9 @@ def websocket_scope(
         connection: Its addresses and scheme.
         root_path: See :func:`http_scope`.
         subprotocols: Those which the client offers; the caller's to give away.
+        build_scope: Builds what HTTP and WebSockets have in common.
     """
-    scope = http_scope(head, connection, root_path, {"websocket.http.response": {}})
+    scope = build_scope(head, connection, root_path, {"websocket.http.response": {}})
     scope["type"] = "websocket"
     del scope["method"]
     # What X-Forwarded-Proto says is ws or wss with some proxies.

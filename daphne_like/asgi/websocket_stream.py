@@ -127,7 +127,9 @@ class WebSocketStream(Exchange):
         """Check the handshake and run the application for it."""
         context = self._context
         try:
-            self._handshake = handshake = read_handshake(self.head)
+            self._handshake = handshake = read_handshake(
+                self.head, context.version_status
+            )
             if self._is_busy():
                 raise RequestRejected(
                     503, "The server is busy.", ((b"retry-after", b"1"),)
@@ -137,7 +139,11 @@ class WebSocketStream(Exchange):
             return
         root_path = self._mount()
         scope = websocket_scope(
-            self.head, self._connection, root_path, [*handshake.subprotocols]
+            self.head,
+            self._connection,
+            root_path,
+            [*handshake.subprotocols],
+            context.build_scope,
         )
         if context.state is not None:
             scope["state"] = context.state.copy()

@@ -73,6 +73,7 @@ class HTTPContext:
         connections: The live ones; each adds and removes itself.
         scheme: ``http`` or ``https``.
         http2: Which versions are spoken, and what concerns HTTP/2 alone.
+        daphne_compat: HTTP/1 is read and written as leniently as Daphne does.
     """
 
     open_stream: OpenStream
@@ -84,6 +85,7 @@ class HTTPContext:
     connections: set[LiveConnection]
     scheme: str = "http"
     http2: HTTP2Settings = field(default_factory=HTTP2Settings)
+    daphne_compat: bool = False
 
 
 def describe(transport: Transport, scheme: str) -> Connection:

@@ -18,7 +18,7 @@ import os
 from enum import Enum
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from twisted.internet.interfaces import IProtocol, IPushProducer
 from zope.interface import implementer
@@ -156,11 +156,13 @@ class HTTP1Protocol:
 
     can_push = False
 
+    reader_class: ClassVar[type[RequestReader]] = RequestReader
+
     def __init__(self, context: HTTPContext) -> None:
         self._context = context
         self._limits = context.settings
         self._clock = context.wheel.clock
-        self._reader = RequestReader(
+        self._reader = self.reader_class(
             context.settings, self, takes_h2c=context.http2.h2c_upgrade
         )
         self._keep_alive_timeout = context.settings.timeout_keep_alive or inf
@@ -484,9 +486,13 @@ class HTTP1Protocol:
         """Answer what isn't a request, as the last thing on the connection."""
         self._rejection = None
         connection = self._connection or self._describe_connection()
-        stream = self._context.open_stream(RequestHead(b""), connection, self)
+        stream = self._context.open_stream(self._rejected_head(), connection, self)
         self._current = stream
         stream.reject(rejection)
+
+    def _rejected_head(self) -> RequestHead:
+        """Tell what is known of what isn't a request."""
+        return RequestHead(b"")
 
     def _response_ended(self) -> None:
         """Wait for the next request, go on to it, or close."""
@@ -719,7 +725,7 @@ class HTTP1Protocol:
             or fields.close
             or current.head.http_version == "1.0"
         ):
-            pieces.append(self._connection_field(current.head, fields, end))
+            self._end_head(pieces, current.head, fields, end)
         elif fields.content_length is not None and not fields.own_defaults:
             fields.whole_head = b"".join((*pieces, b"\r\n"))
             fields.head_status, fields.head_defaults = response.status, defaults.block
@@ -740,10 +746,10 @@ class HTTP1Protocol:
         self._framing = _CHUNKED
         return b"transfer-encoding: chunked\r\n"
 
-    def _connection_field(
-        self, head: RequestHead, fields: ResponseFields, end: bool
-    ) -> bytes:
-        """Decide whether the connection is closed after this response."""
+    def _end_head(
+        self, pieces: list[bytes], head: RequestHead, fields: ResponseFields, end: bool
+    ) -> None:
+        """Decide whether the connection is closed after this response, and tell."""
         if head.is_websocket:
             # No tunnel, but an answer: it is the last one.
             self._state = _State.ENDING if self._held else _State.LAST
@@ -752,10 +758,9 @@ class HTTP1Protocol:
         elif end and self._receiving is self._current and self._must_close_unread():
             self._state = _State.LAST
         if self._state is not _READING and not (self._queue or self._rejection):
-            return b"connection: close\r\n"
-        if head.http_version == "1.0":
-            return b"connection: keep-alive\r\n"
-        return b""
+            pieces.append(b"connection: close\r\n")
+        elif head.http_version == "1.0":
+            pieces.append(b"connection: keep-alive\r\n")
 
     def _take_no_more(self) -> None:
         """Make the current request the last one, whatever was read behind it."""

@@ -24,9 +24,18 @@ if TYPE_CHECKING:
 
     from daphne_like.protocols.connections import HTTPContext
 
-__all__ = ["HTTPFactory"]
+__all__ = ["HTTPFactory", "http1_protocol_class"]
 
 _ALPN = {"auto": [b"h2", b"http/1.1"], "1.1": [b"http/1.1"], "2": [b"h2"]}
+
+
+def http1_protocol_class(context: HTTPContext) -> type[HTTP1Protocol]:
+    """Choose the class of the connections which speak HTTP/1."""
+    if context.daphne_compat:
+        from daphne_like.protocols.http1_lenient import LenientHTTP1Protocol
+
+        return LenientHTTP1Protocol
+    return HTTP1Protocol
 
 
 @implementer(IProtocolFactory, IProtocolNegotiationFactory)
@@ -36,12 +45,13 @@ class HTTPFactory:
     def __init__(self, context: HTTPContext) -> None:
         self._context = context
         self._versions = context.http2.http
+        self._http1 = http1_protocol_class(context)
 
     def buildProtocol(self, addr: IAddress) -> IProtocol:
         """Make the protocol of a connection that has chosen none (IProtocolFactory)."""
         if self._versions == "2":
             return http2_protocol(self._context)
-        protocol: IProtocol = HTTP1Protocol(self._context)
+        protocol: IProtocol = self._http1(self._context)
         return protocol
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -56,9 +56,13 @@ class Handshake:
     extensions: list[Extension]
 
 
-def read_handshake(head: RequestHead) -> Handshake:
+def read_handshake(head: RequestHead, version_status: int = 426) -> Handshake:
     """
     Check the fields of an opening handshake.
+
+    Args:
+        head: The request.
+        version_status: Answers an unknown version in HTTP/1.1: 426, or 400.
 
     Raises:
         RequestRejected: Something is wrong with them.
@@ -76,8 +80,10 @@ def read_handshake(head: RequestHead) -> Handshake:
     versions = fields.get(b"sec-websocket-version", [])
     if len(versions) != 1:
         raise RequestRejected(400, "Sec-WebSocket-Version has to be there once.")
-    if versions[0] not in _VERSIONS and head.http_version != "1.1":
+    if versions[0] not in _VERSIONS and (
         # RFC 9110 section 15.5.22: 426 asks for an Upgrade, which HTTP/2 hasn't.
+        head.http_version != "1.1" or version_status == 400
+    ):
         raise RequestRejected(
             400,
             "The WebSocket version is not supported; 13 and 8 are.",

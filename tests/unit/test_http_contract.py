@@ -1390,15 +1390,15 @@ FORBIDDEN: dict[str, tuple[list[Any], str]] = {
     "headers of a number": ([start(headers=[5])], "headers must be pairs of bytes"),
     "name is text": (
         [start(headers=[("x-text", b"a")])],
-        "header name 'x-text' must be `bytes`, not `str`",
+        "Header name 'x-text' expected to be `bytes`, but got `<class 'str'>`",
     ),
     "value is text": (
         [start(headers=[(b"x-bytes", "a")])],
-        "header value 'a' must be `bytes`, not `str`",
+        "Header value 'a' expected to be `bytes`, but got `<class 'str'>`",
     ),
     "value is a number": (
         [start(headers=[(b"content-length", 5)])],
-        "header value 5 must be `bytes`, not `int`",
+        "Header value '5' expected to be `bytes`, but got `<class 'int'>`",
     ),
     "pair of three": (
         [start(headers=[(b"x-a", b"b", b"c")])],
@@ -1442,7 +1442,7 @@ FORBIDDEN: dict[str, tuple[list[Any], str]] = {
     ),
     "link is text": (
         [{"type": "http.response.early_hint", "links": ["</a>"]}],
-        "header value '</a>' must be `bytes`, not `str`",
+        "Header value '</a>' expected to be `bytes`, but got `<class 'str'>`",
     ),
     "CR LF in a link": ([hint(b"</a>\r\nx: y")], "holds a CR, LF or NUL"),
     "relative path": (

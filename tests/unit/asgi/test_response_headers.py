@@ -124,18 +124,39 @@ def test_any_values(headers: list[Header]) -> None:
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (("x-text", b"a"), "header name 'x-text' must be `bytes`, not `str`"),
-        ((b"x-text", "a"), "header value 'a' must be `bytes`, not `str`"),
-        ((None, b"a"), "header name None must be `bytes`, not `NoneType`"),
-        ((b"x", None), "header value None must be `bytes`, not `NoneType`"),
-        ((b"content-length", 5), "header value 5 must be `bytes`, not `int`"),
-        ((b"connection", "close"), "header value 'close' must be `bytes`, not `str`"),
-        ((bytearray(b"x"), b"a"), "must be `bytes`, not `bytearray`"),
+        (
+            ("x-text", b"a"),
+            "Header name 'x-text' expected to be `bytes`, but got `<class 'str'>`",
+        ),
+        (
+            (b"x-text", "a"),
+            "Header value 'a' expected to be `bytes`, but got `<class 'str'>`",
+        ),
+        (
+            (None, b"a"),
+            "Header name 'None' expected to be `bytes`, but got `<class 'NoneType'>`",
+        ),
+        (
+            (b"x", None),
+            "Header value 'None' expected to be `bytes`, but got `<class 'NoneType'>`",
+        ),
+        (
+            (b"content-length", 5),
+            "Header value '5' expected to be `bytes`, but got `<class 'int'>`",
+        ),
+        (
+            (b"connection", "close"),
+            "Header value 'close' expected to be `bytes`, but got `<class 'str'>`",
+        ),
+        (
+            (bytearray(b"x"), b"a"),
+            "expected to be `bytes`, but got `<class 'bytearray'>`",
+        ),
         ((b"x",), "headers must be pairs of bytes"),
         ((b"x", b"a", b"b"), "headers must be pairs of bytes"),
         (None, "headers must be pairs of bytes"),
         (5, "headers must be pairs of bytes"),
-        ("ab", "header name 'a' must be `bytes`, not `str`"),
+        ("ab", "Header name 'a' expected to be `bytes`, but got `<class 'str'>`"),
     ],
 )
 @pytest.mark.parametrize("kind", [lambda pair: pair, list], ids=["as it is", "list"])
