@@ -31,8 +31,6 @@ _SAME = (
     *("websocket_connect_timeout", "websocket_max_frame_size"),
     *("websocket_max_message_size", "websocket_timeout"),
 )
-# What Daphne's other keywords stand for.
-_TRANSLATED = ("proxy_headers", "proxy_headers_host", "proxy_headers_port")
 _PROXY_KEYWORDS = {
     "proxy_forwarded_address_header": "proxy_headers_host",
     "proxy_forwarded_port_header": "proxy_headers_port",
