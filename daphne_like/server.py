@@ -49,6 +49,7 @@ from daphne_like.listeners.endpoints import (
     twisted_endpoint,
 )
 from daphne_like.observability.access_log import AccessLog
+from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import bridge_twisted_logging
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.tls import ServerTLS
+    from daphne_like.observability.action_log import ActionLogger
+    from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import HTTPSettings, LogSettings, ProxySettings
 
@@ -97,6 +100,9 @@ class Server(Service):
         signal_handlers: Whether :meth:`run` obeys signals, which is possible in
             the main thread only.
         ready_callable: Called when all endpoints listen.
+        action_logger: Called with protocol, action and details of what happens, see
+            :class:`~daphne_like.observability.action_log.ActionLog`. It takes the
+            place of the access log, unless the settings name a target for that.
         overrides: Settings by their flat names, instead of ``settings``.
 
     Raises:
@@ -119,6 +125,7 @@ class Server(Service):
         settings: Settings | None = None,
         signal_handlers: bool = True,
         ready_callable: Callable[[], object] | None = None,
+        action_logger: ActionLogger | None = None,
         **overrides: object,
     ) -> None:
         if settings is None:
@@ -139,6 +146,7 @@ class Server(Service):
         self._application = application
         self._signal_handlers = signal_handlers
         self._ready_callable = ready_callable
+        self._action_logger = action_logger
         self.connections = _Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
@@ -254,9 +262,12 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
-            access_log = _open_access_log(settings.log)
+            access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)
+            exchange_log: ExchangeLog | None = access_log
+            if self._action_logger is not None:
+                exchange_log = ActionLog(self._action_logger, access_log)
             endpoints = self._with_twisted_endpoints()
             own = [
                 endpoint
@@ -289,7 +300,7 @@ class Server(Service):
                 root_path=settings.app.root_path,
                 state=lifespan.state,
                 forwarded=_forwarded_policy(settings.proxy),
-                access_log=access_log,
+                access_log=exchange_log,
             )
             websockets = WebSocketStreamContext(
                 exchanges=streams,
@@ -531,9 +542,11 @@ def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
     return replace(settings, bind=bind)
 
 
-def _open_access_log(settings: LogSettings) -> AccessLog | None:
+def _open_access_log(
+    settings: LogSettings, action_logger: ActionLogger | None
+) -> AccessLog | None:
     target = settings.access_log_target
-    if target is None:
+    if target is None or (action_logger is not None and settings.access_log is None):
         return None
     return AccessLog(target, settings.access_log_format)
 
