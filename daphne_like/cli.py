@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.server import Server
 
-__all__ = ["CommandLineInterface", "limit_threads"]
+__all__ = ["CommandLineInterface"]
 
 # How long threads of the application may go on when the server has ended.
 _THREADS_TIMEOUT = 3.0
@@ -89,7 +89,7 @@ class CommandLineInterface:
         try:
             sys.exit(cls().run(sys.argv[1:]))
         except SystemExit as end:
-            limit_threads(end)
+            _limit_threads(end)
             raise
 
     def run(self, args: Sequence[str]) -> int:
@@ -248,16 +248,12 @@ class CommandLineInterface:
         self._option_strings += ["--config", "--show-config", "--version", "--help"]
 
 
-def limit_threads(end: SystemExit, timeout: float = _THREADS_TIMEOUT) -> None:
+def _limit_threads(end: SystemExit) -> None:
     """
     See to it that the process ends even if a thread of the application doesn't.
 
     Python waits for threads without limit, and a view that blocks in one would
     keep the process for as long as it likes.
-
-    Args:
-        end: What ends the process.
-        timeout: How long threads may go on, in seconds.
     """
     import threading
 
@@ -276,7 +272,7 @@ def limit_threads(end: SystemExit, timeout: float = _THREADS_TIMEOUT) -> None:
             os._exit(end.code if isinstance(end.code, int) else end.code is not None)
 
     if threading.active_count() > 1:
-        timer = threading.Timer(timeout, leave)
+        timer = threading.Timer(_THREADS_TIMEOUT, leave)
         timer.daemon = True
         timer.start()
 

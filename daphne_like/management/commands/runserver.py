@@ -41,7 +41,6 @@ from django.utils import autoreload
 from django.utils.module_loading import import_string
 
 from daphne_like import __version__
-from daphne_like.cli import limit_threads
 from daphne_like.errors import ListenError, SettingsError
 from daphne_like.settings import KNOWN_SETTINGS, Settings
 
@@ -88,8 +87,8 @@ _RELOAD_STATUS = 3
 # How long requests may go on when the server stops, unless the settings say more.
 # Ctrl-C gives the process a quarter of a second before its parent kills it.
 _GRACEFUL_TIMEOUT = 0.2
-# How much longer than that is waited for the server, and how long for threads in
-# which views block; Django's own server waits for neither.
+# How much longer than that the process may take to end: views which block in threads
+# would keep it, as Django's own server does not let them.
 _END_TIMEOUT = 1.0
 
 # As Django words them.
@@ -214,15 +213,15 @@ class Command(_next_command()):  # type: ignore[misc]
         if self.server_settings.tls.secures_listeners:
             self.protocol = "https"
         self._ended = threading.Event()
-        end = SystemExit(0)
+        status = 0
         try:
             super().run(**options)
-        except SystemExit as error:
-            end = error
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
             raise
         finally:
-            self._stop_server(restarting=end.code == _RELOAD_STATUS)
-            limit_threads(end, _END_TIMEOUT)
+            if options["use_reloader"]:
+                self._stop(status)
 
     def _read_settings(self, options: Mapping[str, Any]) -> Settings:
         """
@@ -356,13 +355,24 @@ class Command(_next_command()):  # type: ignore[misc]
         sys.stderr.flush()
         os._exit(1)
 
-    def _stop_server(self, restarting: bool) -> None:
-        """Stop the server in the other thread, if there is one; wait a little."""
+    def _stop(self, status: Any) -> None:
+        """
+        Stop the server in the other thread, if it runs, before the process ends.
+
+        Args:
+            status: The exit status.
+        """
         server = self._serving
-        if server is not None:
-            server.stop(restarting=restarting)
-            patience = self.server_settings.lifecycle.timeout_graceful_shutdown
-            self._ended.wait(patience + _END_TIMEOUT)
+        if server is None:
+            return
+        lifecycle = self.server_settings.lifecycle
+        patience = lifecycle.timeout_graceful_shutdown + _END_TIMEOUT
+        # Python would wait for the threads of pools without limit.
+        leaving = threading.Timer(patience, os._exit, [status])
+        leaving.daemon = True
+        leaving.start()
+        server.stop(restarting=status == _RELOAD_STATUS)
+        self._ended.wait(patience)
 
     # -- What the user sees ------------------------------------------------------
 
