@@ -219,7 +219,9 @@ def test_a_view_that_blocks_does_not_hinder_a_reload(project: Project) -> None:
     """A request which takes minutes is left behind."""
     server = project.runserver()
     server.wait_for_answer("/", "hello")
-    with socket.create_connection(("127.0.0.1", httpx.URL(server.site).port)) as sock:
+    port = httpx.URL(server.site).port
+    assert port
+    with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(b"GET /blocked HTTP/1.1\r\nhost: localhost\r\n\r\n")
         server.wait_for_log("blocked")
         project.change("pages/views.py", '"hello"', '"goodbye"')
@@ -227,16 +229,45 @@ def test_a_view_that_blocks_does_not_hinder_a_reload(project: Project) -> None:
         server.wait_for_answer("/", "goodbye", saving="pages/views.py")
 
 
-def test_a_broken_application_can_be_repaired(project: Project) -> None:
-    """A mistake is shown, and the next save puts it right."""
-    project.change("mysite/asgi.py", "application =", "application = misspelt =")
-    project.change("mysite/asgi.py", "get_asgi_application()", "get_it()")
-    server = project.runserver()
-    server.wait_for_log("NameError: name 'get_it' is not defined")
+@pytest.mark.parametrize("path", ["mysite/asgi.py", "pages/__init__.py"])
+def test_a_broken_project_can_be_repaired(project: Project, path: str) -> None:
+    """A mistake is shown, and the next save puts it right, with all options."""
+    with (project.folder / path).open("a") as file:
+        file.write("\nmistake()\n")
+    server = project.runserver("--insecure", "--http_timeout", "60")
+    server.wait_for_log("NameError: name 'mistake' is not defined")
 
-    project.change("mysite/asgi.py", "get_it()", "get_asgi_application()")
+    project.change(path, "mistake()", "")
 
-    server.wait_for_answer("/", "hello", saving="mysite/asgi.py")
+    server.wait_for_answer("/", "hello", saving=path)
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_other_apps_have_their_part(project: Project, place: str) -> None:
+    """An app may extend runserver, on either side of ours."""
+    other = project.folder / "other" / "management" / "commands"
+    other.mkdir(parents=True)
+    base = (
+        "daphne_like" if place == "before" else "django.contrib.staticfiles"
+    ) + ".management.commands.runserver"
+    (other / "runserver.py").write_text(
+        f"from {base} import Command as Base\n"
+        "class Command(Base):\n"
+        "    def add_arguments(self, parser):\n"
+        "        super().add_arguments(parser)\n"
+        "        parser.add_argument('--greet')\n"
+        "    def handle(self, *args, **options):\n"
+        "        print('greetings to', options['greet'])\n"
+        "        super().handle(*args, **options)\n"
+    )
+    ours = '    "daphne_like",\n'
+    both = f'    "other",\n{ours}' if place == "before" else f'{ours}    "other",\n'
+    project.change("mysite/settings.py", ours, both)
+    server = project.runserver("--noreload", "--greet", "Ann")
+
+    assert "teal" in server.get("/static/pages/style.css").text
+    assert "greetings to Ann\n" in server.log
+    assert "ASGI/Daphne" in server.log
 
 
 @pytest.mark.parametrize("options", [[], ["--noreload"]])
@@ -348,6 +379,7 @@ def test_script_name_is_the_root_path(project: Project) -> None:
 
     told = server.get("/below/told").json()
     assert ("/below", "/told") == (told["script_name"], told["path_info"])
+    assert "teal" in server.get("/below/static/pages/style.css").text
 
 
 def test_server_settings_have_a_place(project: Project) -> None:

@@ -72,7 +72,7 @@ def runserver(
     with django_with("daphne_like", STATICFILES):
         from daphne_like.management.commands.runserver import Command
 
-        class Faked(Command):  # type: ignore[misc]
+        class Faked(Command):
             server_cls = FakeServer
 
         def run(*arguments: str, options: Any = None, **settings: Any) -> str:
@@ -279,6 +279,8 @@ def test_script_name(runserver: Runserver) -> None:
     """FORCE_SCRIPT_NAME is the root path, unless our own setting says otherwise."""
     runserver(FORCE_SCRIPT_NAME="/a")
     assert "/a" == value("root_path")
+    runserver(FORCE_SCRIPT_NAME="/a/b/")
+    assert "/a/b" == value("root_path")
     runserver(FORCE_SCRIPT_NAME="/a", DAPHNE_LIKE={"root_path": "/b"})
     assert "/b" == value("root_path")
 

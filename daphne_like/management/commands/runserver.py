@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from asgiref.compatibility import guarantee_single_callable
 from django.apps import apps
@@ -53,23 +53,66 @@ __all__ = ["Command", "get_default_application"]
 
 _logger = logging.getLogger("django.channels.server")
 
-# Options in Daphne's spelling (the first one names the keyword of call_command), and
-# the setting which each stands for.
-_OPTIONS = {
-    ("--http_timeout", "--http-timeout"): "http_timeout",
-    (
-        "--websocket_handshake_timeout",
-        "--websocket-handshake-timeout",
-    ): "websocket_connect_timeout",
-    ("--websocket-max-message-size",): "websocket_max_message_size",
-    ("--websocket-max-frame-size",): "websocket_max_frame_size",
-    ("--ssl-certfile",): "ssl_certfile",
-    ("--ssl-keyfile",): "ssl_keyfile",
-    ("--ssl-dev",): "ssl_dev",
-}
-# Django's settings for what is one of ours.
+
+class _Option(NamedTuple):
+    """
+    An option for a setting of the server.
+
+    Attributes:
+        setting: Its name.
+        help: Its meaning.
+        spellings: Daphne's comes first, and names the keyword of ``call_command``.
+    """
+
+    setting: str
+    help: str
+    spellings: tuple[str, ...]
+
+    @property
+    def keyword(self) -> str:
+        """Where argparse stores the value."""
+        return self.spellings[0].removeprefix("--").replace("-", "_")
+
+
+_OPTIONS = (
+    _Option(
+        "http_timeout",
+        "Longest request in seconds, then 503; without limit by default.",
+        ("--http_timeout", "--http-timeout"),
+    ),
+    _Option(
+        "websocket_connect_timeout",
+        "Seconds to accept a WebSocket, then 403; 5 by default, -1 for no limit.",
+        ("--websocket_handshake_timeout", "--websocket-handshake-timeout"),
+    ),
+    _Option(
+        "websocket_max_message_size",
+        "Bytes of a WebSocket message; 1 MiB by default, 0 for no limit.",
+        ("--websocket-max-message-size",),
+    ),
+    _Option(
+        "websocket_max_frame_size",
+        "Bytes of a WebSocket frame; 1 MiB by default, 0 for no limit.",
+        ("--websocket-max-frame-size",),
+    ),
+    _Option(
+        "ssl_certfile",
+        "Serves HTTPS with this certificate: a PEM file with its chain.",
+        ("--ssl-certfile",),
+    ),
+    _Option(
+        "ssl_keyfile",
+        "The private key, where it is not in the file of the certificate.",
+        ("--ssl-keyfile",),
+    ),
+    _Option(
+        "ssl_dev",
+        "Serves HTTPS with a certificate of its own making.",
+        ("--ssl-dev",),
+    ),
+)
+# Daphne's settings in Django's, for what is one of ours.
 _DJANGO_SETTINGS = {
-    "FORCE_SCRIPT_NAME": "root_path",
     "DAPHNE_WEBSOCKET_MAX_MESSAGE_SIZE": "websocket_max_message_size",
     "DAPHNE_WEBSOCKET_MAX_FRAME_SIZE": "websocket_max_frame_size",
 }
@@ -156,6 +199,7 @@ class Command(_next_command()):  # type: ignore[misc]
     help = "Starts a web server for development: HTTP and WebSocket, for ASGI."
 
     server_cls: Any = _ServerClass()
+    protocol = "http"
 
     # What serves at the moment, and what tells that it is over.
     _serving: Server | None = None
@@ -172,21 +216,16 @@ class Command(_next_command()):  # type: ignore[misc]
             dest="use_asgi",
             help="Serves WSGI, with the runserver that would run without daphne_like.",
         )
-        for spellings, name in _OPTIONS.items():
-            definition = KNOWN_SETTINGS[name]
-            default = definition.default_text
-            arguments: dict[str, Any] = {
-                "dest": spellings[0].lstrip("-").replace("-", "_"),
-                "help": definition.help.replace("%", "%%"),
-            }
-            if isinstance(definition.default, bool):
-                arguments |= {"action": "store_const", "const": True}
-            else:
-                arguments["metavar"] = definition.kind.metavar
-                arguments["help"] += f" (default: {default})" if default else ""
-            if isinstance(definition.default, tuple):
-                arguments["action"] = "append"
-            parser.add_argument(*spellings, **arguments)
+        for option in _OPTIONS:
+            default = KNOWN_SETTINGS[option.setting].default
+            action: dict[str, Any] = {}
+            if isinstance(default, bool):
+                action = {"action": "store_const", "const": True}
+            elif isinstance(default, tuple):
+                action = {"action": "append"}
+            parser.add_argument(
+                *option.spellings, dest=option.keyword, help=option.help, **action
+            )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """
@@ -241,12 +280,12 @@ class Command(_next_command()):  # type: ignore[misc]
             for django_name, name in _DJANGO_SETTINGS.items()
             if (value := getattr(settings, django_name, None)) is not None
         }
+        defaults["root_path"] = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
         defaults["timeout_graceful_shutdown"] = _GRACEFUL_TIMEOUT
         given = {
-            name: value
-            for spellings, name in _OPTIONS.items()
-            if (value := options.get(spellings[0].lstrip("-").replace("-", "_")))
-            is not None
+            option.setting: value
+            for option in _OPTIONS
+            if (value := options.get(option.keyword)) is not None
         }
         given |= {"bind": [self._address()], "port": self.port}
         try:
@@ -278,7 +317,9 @@ class Command(_next_command()):  # type: ignore[misc]
         Raises:
             ImproperlyConfigured: See :func:`get_default_application`.
         """
-        application = guarantee_single_callable(get_default_application())
+        application = guarantee_single_callable(  # type: ignore[no-untyped-call]
+            get_default_application()
+        )
         # Without the app staticfiles there are no such options.
         if options.get("use_static_handler") and (
             settings.DEBUG or options.get("insecure_serving")
