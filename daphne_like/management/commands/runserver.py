@@ -217,12 +217,12 @@ class Command(_next_command()):  # type: ignore[misc]
             help="Serves WSGI, with the runserver that would run without daphne_like.",
         )
         for option in _OPTIONS:
-            default = KNOWN_SETTINGS[option.setting].default
-            action: dict[str, Any] = {}
-            if isinstance(default, bool):
+            definition = KNOWN_SETTINGS[option.setting]
+            action: dict[str, Any] = {"metavar": definition.kind.metavar}
+            if isinstance(definition.default, bool):
                 action = {"action": "store_const", "const": True}
-            elif isinstance(default, tuple):
-                action = {"action": "append"}
+            elif isinstance(definition.default, tuple):
+                action["action"] = "append"
             parser.add_argument(
                 *option.spellings, dest=option.keyword, help=option.help, **action
             )
