@@ -55,6 +55,7 @@ from daphne_like.listeners.endpoints import (
     twisted_endpoint,
 )
 from daphne_like.observability.access_log import AccessLog
+from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.tls import ServerTLS
+    from daphne_like.observability.action_log import ActionLogger
+    from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import BindSettings, HTTPSettings, LogSettings
 
@@ -104,8 +107,11 @@ class Server(Service):
             the main thread only.
         ready_callable: Called when all endpoints listen. With ``daphne_compat``
             :meth:`run` calls it before the reactor runs; the addresses are bound.
+        action_logger: Called with protocol, action and details of what happens, see
+            :class:`~daphne_like.observability.action_log.ActionLog`. It takes the
+            place of the access log, unless the settings name a target for that.
         overrides: Settings by their flat names, instead of ``settings``; or Daphne's
-            keywords for them, see :func:`~daphne_like.daphne_keywords.settings_of_keywords`.
+            keywords for them, see :mod:`daphne_like.daphne_keywords`.
 
     Raises:
         SettingsError: A setting or an endpoint string is wrong.
@@ -130,6 +136,7 @@ class Server(Service):
         settings: Settings | None = None,
         signal_handlers: bool = True,
         ready_callable: Callable[[], object] | None = None,
+        action_logger: ActionLogger | None = None,
         **overrides: object,
     ) -> None:
         if settings is None:
@@ -158,6 +165,7 @@ class Server(Service):
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
+        self._action_logger = action_logger
         self.connections = _Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
@@ -282,9 +290,12 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
-            access_log = _open_access_log(settings.log)
+            access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)
+            exchange_log: ExchangeLog | None = access_log
+            if self._action_logger is not None:
+                exchange_log = ActionLog(self._action_logger, access_log)
             endpoints = self._with_twisted_endpoints()
             for socket_endpoint in self._own_endpoints:
                 ending.callback(socket_endpoint.close)
@@ -312,7 +323,7 @@ class Server(Service):
                 root_path=settings.app.root_path,
                 state=lifespan.state,
                 forwarded=_forwarded_policy(settings),
-                access_log=access_log,
+                access_log=exchange_log,
                 request_buffer_size=settings.http.request_buffer_size,
             )
             if settings.app.daphne_compat:
@@ -619,9 +630,11 @@ def _names_something(bind: BindSettings) -> bool:
     return bool(tcp or bind.unix_socket or bind.fd or bind.endpoint)
 
 
-def _open_access_log(settings: LogSettings) -> AccessLog | None:
+def _open_access_log(
+    settings: LogSettings, action_logger: ActionLogger | None
+) -> AccessLog | None:
     target = settings.access_log_target
-    if target is None:
+    if target is None or (action_logger is not None and settings.access_log is None):
         return None
     return AccessLog(target, settings.access_log_format)
 

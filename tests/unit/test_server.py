@@ -182,6 +182,39 @@ def test_it_starts_and_stops(
     )
 
 
+@pytest.mark.parametrize("access_log", [None, "-"])
+def test_an_action_logger_takes_the_place_of_the_access_log(
+    site: Site,
+    path: Path,
+    access_log: str | None,
+    capsys: pytest.CaptureFixture[str],
+    log: RecordedLog,
+) -> None:
+    """It hears of requests as Daphne's does; who wants both names the access log."""
+    heard: list[Any] = []
+    made = Server(
+        site,
+        [f"unix:{path}"],
+        access_log=access_log,
+        action_logger=lambda *arguments: heard.append(arguments),
+    )
+
+    async def scenario() -> None:
+        await made.startup()
+        site.gate.set()
+        reader, writer = await connect(path)
+        writer.write(REQUEST)
+        await reader.readuntil(b"hello")
+        writer.close()
+        await made.shutdown()
+
+    run_on("asyncio", scenario())
+    ((protocol, action, details),) = heard
+    assert ("http", "complete", 200) == (protocol, action, details["status"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (0 if access_log is None else 1) == len(lines)
+
+
 def test_addresses_of_all_kinds_are_announced(
     site: Site, log: RecordedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
