@@ -9,20 +9,17 @@ Tests: ``tests/unit/test_django_app.py``.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from importlib import import_module
-
 from django.apps import AppConfig
 from django.core import checks
 
+from daphne_like import aliases
 from daphne_like.checks import check_daphne_installed
 
 __all__ = ["DaphneLikeConfig"]
 
 # Now, and not in ready(): the modules of apps which come later may import Daphne's
 # names already.
-with suppress(ModuleNotFoundError):
-    import_module("daphne_like.aliases").install()
+aliases.install()
 
 
 class DaphneLikeConfig(AppConfig):  # type: ignore[misc]
