@@ -418,7 +418,7 @@ class HTTPSettings(_Section):
     )
     request_buffer_size: int = setting(
         0,
-        Integer(),
+        Integer(highest=2**63 - 1),
         "bytes of a request body in one http.request event; 0 = whatever has come, "
         "since fewer events are faster",
     )

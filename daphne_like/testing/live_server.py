@@ -11,12 +11,14 @@ Tests: ``tests/unit/testing/test_live_server.py``,
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import pickle
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 import weakref
 from pathlib import Path
@@ -277,6 +279,17 @@ class DaphneTestingInstance(BaseDaphneTestingInstance):
         self._recorder.forget()
         return super().__enter__()
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the process, after what it is sending: tests read that later."""
+        if error is None:
+            self._recorder.wait_until_sent()
+        super().__exit__(kind, error, traceback)
+
     def get_received(self) -> tuple[Scope, list[dict[str, Any]]]:
         """
         Return the scope of the last exchange and all messages received in it so far.
@@ -319,9 +332,19 @@ class TestApplication:
             while True:
                 message = await receive()
                 messages.append(message)
+                prepared = self._take_prepared()
+                # Whoever sees the record can see, too, that something is on its way.
+                sending = self._folder / f"sending-{id(messages)}"
+                if prepared:
+                    sending.touch()
                 self._write("received", (scope, messages))
-                for prepared in self._take_prepared():
-                    await send(prepared)
+                try:
+                    for reply in prepared:
+                        await send(reply)
+                    # Event loops write at the end of a turn.
+                    await asyncio.sleep(0)
+                finally:
+                    sending.unlink(missing_ok=True)
                 if message["type"] in ("http.disconnect", "websocket.disconnect"):
                     return
         except ClientDisconnected:
@@ -344,10 +367,16 @@ class TestApplication:
         """See :meth:`DaphneTestingInstance.add_send_messages`."""
         self._write("prepared", list(messages))
 
+    def wait_until_sent(self) -> None:
+        """Wait, but not too long, until no prepared message waits to be sent."""
+        deadline = time.monotonic() + _PATIENCE
+        while any(self._folder.glob("sending-*")) and time.monotonic() < deadline:
+            time.sleep(_LOOK_INTERVAL / 10)
+
     def forget(self) -> None:
         """Remove what was received and what was prepared."""
-        for name in ("received", "prepared"):
-            (self._folder / name).unlink(missing_ok=True)
+        for file in self._folder.iterdir():
+            file.unlink()
 
     @classmethod
     def delete_setup(cls) -> None:
