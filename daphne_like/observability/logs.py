@@ -112,6 +112,8 @@ def join_daphne_loggers(verbosity: int) -> None:
     logging.getLogger("daphne_like").parent = daphne
     if verbosity >= 2:
         logging.getLogger("twisted").parent = daphne
+    # Makes logging forget which levels it has found to be enabled.
+    daphne.setLevel(daphne.level)
 
 
 def _configure_from_file(path: str) -> None:

@@ -469,6 +469,15 @@ def test_closing_removes_the_file(folder: Path) -> None:
     assert [] == list(folder.iterdir())
 
 
+def test_what_is_bound_stays_bound(folder: Path) -> None:
+    """Addresses may be claimed early, and are then not claimed once more."""
+    endpoint = parse(f"unix:{folder}/s")
+    first = list(endpoint.bind())
+
+    assert first == list(endpoint.bind())
+    endpoint.close()
+
+
 # -- Descriptors -----------------------------------------------------------------------
 
 
