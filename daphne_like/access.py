@@ -37,9 +37,7 @@ class AccessLogGenerator:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def __call__(
-        self, protocol: str, action: str, details: Mapping[str, Any]
-    ) -> None:
+    def __call__(self, protocol: str, action: str, details: Mapping[str, Any]) -> None:
         """
         Write the line of an action; nothing of those which have none.
 

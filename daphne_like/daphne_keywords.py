@@ -82,7 +82,10 @@ def keywords_of_settings(settings: Settings) -> dict[str, Any]:
     done = {*_SAME, *_PROXY_KEYWORDS.values(), "proxy_headers", "application"}
     done.update(("bind", "port", "unix_socket", "fd", "endpoint"))
     keywords["action_logger"] = None
-    if settings.log.access_log_format == "daphne" and settings.log.access_log != "logger":
+    if (
+        settings.log.access_log_format == "daphne"
+        and settings.log.access_log != "logger"
+    ):
         keywords["action_logger"] = _access_log(settings.log)
         done.add("access_log")
     for name, definition in KNOWN_SETTINGS.items():

@@ -153,7 +153,9 @@ class Server(Service):
         if settings.app.daphne_compat:
             join_daphne_loggers(settings.log.verbosity)
         if needs_endpoints and not _names_something(settings.bind):
-            _logger.error("There are no endpoints: this server has nothing to listen on")
+            _logger.error(
+                "There are no endpoints: this server has nothing to listen on"
+            )
             sys.exit(1)
         self.settings = settings
         self._endpoints = configured_endpoints(settings.bind, settings.tls)

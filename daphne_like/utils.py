@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeVar
 
     from twisted.web.http_headers import Headers
@@ -89,14 +89,16 @@ def _reader(
     """Return what looks up the first value of a header, whatever its case."""
     from twisted.web.http_headers import Headers
 
-    if isinstance(headers, Headers):
-        headers = dict(headers.getAllRawHeaders())
-    values = {name.lower(): value for name, value in headers.items()}
+    pairs: Iterable[tuple[bytes, bytes | Sequence[bytes]]]
+    pairs = (
+        headers.getAllRawHeaders() if isinstance(headers, Headers) else headers.items()
+    )
+    values = {name.lower(): value for name, value in pairs}
 
     def value_of(name: str, missing: str | None = None) -> str | None:
         value = values.get(name.lower().encode())
         if value is None:
             return missing
-        return (value[0] if isinstance(value, list) else value).decode()
+        return (value if isinstance(value, bytes) else value[0]).decode()
 
     return value_of

@@ -249,7 +249,9 @@ class BaseDaphneTestingInstance:
             "websocket_max_message_size": self.websocket_max_message_size,
             "websocket_max_frame_size": self.websocket_max_frame_size,
         }
-        keywords = {name: value for name, value in given.items() if value is not None}
+        keywords: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
         if self.xff:
             keywords["proxy_forwarded_address_header"] = "X-Forwarded-For"
             keywords["proxy_forwarded_port_header"] = "X-Forwarded-Port"

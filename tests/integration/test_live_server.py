@@ -37,7 +37,13 @@ def test_live_server_tests_of_a_project(start_method: str, tmp_path: Path) -> No
         "START_METHOD": start_method,
     }
     finished = subprocess.run(
-        [sys.executable, "-m", "django", "test", "applications.channels_site.live_tests"],
+        [
+            sys.executable,
+            "-m",
+            "django",
+            "test",
+            "applications.channels_site.live_tests",
+        ],
         capture_output=True,
         check=False,
         cwd=APPLICATIONS,

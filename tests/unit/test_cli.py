@@ -422,8 +422,6 @@ def test_a_server_of_daphnes_kind_gets_daphnes_keywords(server: FakeServer) -> N
     assert 9.0 == given["http_timeout"]
     assert callable(given["application"])
     assert isinstance(program.server, DaphnesServer)
-    # It would be called with settings, if what is loaded were an application.
-    assert program.run(["x:y", "--no-daphne-compat"]) == 1
 
 
 def test_a_server_of_daphnes_kind_gets_settings_with_certificates(

@@ -91,7 +91,9 @@ def test_names_of_headers_make_a_proxy_believed(
 ) -> None:
     """All depends on the address; a header without a name is not looked at."""
     assert settings == settings_of_keywords(keywords)
-    assert Settings.of(**settings)
+    assert settings.get("proxy_headers", False) == (
+        Settings.of(**settings).proxy.proxy_headers
+    )
 
 
 def test_daphnes_server_has_no_access_log_of_its_own() -> None:

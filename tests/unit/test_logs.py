@@ -310,7 +310,9 @@ def test_handlers_of_daphnes_logger_get_our_records(
     )
     stream = io.StringIO()
     monkeypatch.setattr(daphne, "handlers", [logging.StreamHandler(stream)])
-    before = [(logger, logger.parent, logger.level) for logger in (ours, twisteds, daphne)]
+    before = [
+        (logger, logger.parent, logger.level) for logger in (ours, twisteds, daphne)
+    ]
     for logger, _, _ in before:
         logger.setLevel(logging.NOTSET)
     try:

@@ -167,9 +167,11 @@ def test_a_server_without_endpoints_is_a_mistake(
 
 def test_some_endpoint_is_enough(site: Site) -> None:
     """It may come from a setting; without Daphne's manners there is a default."""
-    assert Server(site, daphne_compat=True, port=0)
-    assert Server(site, [], unix_socket="/x")
-    assert Server(site, settings=Settings.of(daphne_compat=True))
+    one = Server(site, daphne_compat=True, port=0)
+    two = Server(site, [], unix_socket="/x")
+    default = Server(site, settings=Settings.of(daphne_compat=True))
+
+    assert [1, 1, 1] == [len(made._own_endpoints) for made in (one, two, default)]
 
 
 def test_keywords_of_daphne_are_settings(site: Site) -> None:

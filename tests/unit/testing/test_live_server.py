@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.context import BaseContext
@@ -67,7 +68,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     events: list[Any] = []
     monkeypatch.setattr(FakeServer, "events", events, raising=False)
     monkeypatch.setattr(server, "Server", FakeServer)
-    monkeypatch.setattr(reactor, "install", lambda loop: events.append(loop))
+    monkeypatch.setattr(reactor, "install", events.append)
     # Whatever stands there is gone in the process, and comes back after the test.
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", threading)
     return events
@@ -276,7 +277,7 @@ def test_an_instance_serves_while_its_block_lasts(
         [process] = processes
         assert entered is instance
         assert ("127.0.0.1", 4321) == (instance.host, instance.port)
-        assert instance.process is process  # type: ignore[comparison-overlap]
+        assert vars(instance)["process"] is process
         assert instance.get_received() is None
 
     host, get_application, keywords, setup, teardown = process.arguments
@@ -345,7 +346,9 @@ class Exchange:
         sent: What it has sent.
     """
 
-    def __init__(self, *messages: dict[str, Any], error: Exception | None = None):
+    def __init__(
+        self, *messages: dict[str, Any], error: Exception | None = None
+    ) -> None:
         self._messages = list(messages)
         self._error = error
         self.sent: list[Any] = []
@@ -455,7 +458,7 @@ def test_the_end_waits_for_what_is_being_sent(monkeypatch: pytest.MonkeyPatch) -
         naps.append(seconds)
         sending.unlink()
 
-    monkeypatch.setattr(live_server.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     recorder.wait_until_sent()
     assert 1 == len(naps)
 

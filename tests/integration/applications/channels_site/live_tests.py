@@ -39,7 +39,7 @@ class ChatTests(ChannelsLiveServerTestCase):  # type: ignore[misc] # untyped
             browser.switch_to.window(first)
             self.wait_for_text(browser, "lines", "hello")
 
-        self.assertEqual(["hello"], [line.text for line in Line.objects.all()])
+        assert ["hello"] == [line.text for line in Line.objects.all()]
 
     def open_chat(self, browser: Chrome) -> str:
         """Open the page, wait for its WebSocket, and return the window."""
@@ -62,9 +62,9 @@ class OwnProcessTests(ChannelsLiveServerTestCase):  # type: ignore[misc] # untyp
 
     def test_it_is_served(self) -> None:
         """The process serves the application, as Daphne does."""
-        self.assertEqual(("daphne", 200), self.answer("/"))
-        self.assertEqual(("daphne", 404), self.answer("/static/channels_site/chat.js"))
-        self.assertIsInstance(self._server_process, OwnProcess)
+        assert ("daphne", 200) == self.answer("/")
+        assert ("daphne", 404) == self.answer("/static/channels_site/chat.js")
+        assert isinstance(self._server_process, OwnProcess)
 
     def answer(self, path: str) -> tuple[str | None, int]:
         """Return what serves a path, and the status."""

@@ -9,3 +9,7 @@ class Line(models.Model):  # type: ignore[misc] # Django is untyped
     """Something that somebody has said."""
 
     text = models.TextField()
+
+    def __str__(self) -> str:
+        """Tell what was said."""
+        return str(self.text)

@@ -12,5 +12,5 @@ from daphne.testing import DaphneProcess
 assert channels.testing.ChannelsLiveServerTestCase.ProtocolServerProcess
 
 
-class OwnProcess(DaphneProcess):
+class OwnProcess(DaphneProcess):  # type: ignore[misc] # found only at run time
     """The same process, of another class."""
