@@ -16,8 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
 from daphne_like.setting_kinds import Flag, Several, did_you_mean
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandLineInterface"]
 
+# Where Daphne's parser keeps options whose names are others here: programs which
+# extend it set defaults by these.
+_DAPHNES_DESTS = {
+    "bind": "host",
+    "endpoint": "socket_strings",
+    "fd": "file_descriptor",
+}
+
 # How long threads of the application may go on when the server has ended.
 _THREADS_TIMEOUT = 3.0
 
@@ -45,7 +53,10 @@ class CommandLineInterface:
 
     Attributes:
         server_class: A subclass may name a server of its own, which is called as
-            ``server_class(application, settings=settings)`` and then run.
+            ``server_class(application, settings=settings)`` and then run. With
+            ``--daphne-compat`` it is called with Daphne's keywords, see
+            :func:`~daphne_like.daphne_keywords.keywords_of_settings`.
+        setting_defaults: A subclass may have other defaults, by the settings' names.
         server: The instance of that class.
         parser: The argument parser; a subclass may add its own arguments.
         arg_proxy_host: The option ``--proxy-headers-host``.
@@ -55,6 +66,8 @@ class CommandLineInterface:
     description = "Serve an ASGI application over HTTP, on Twisted."
 
     server_class: type[Server] | None = None
+
+    setting_defaults: ClassVar[Mapping[str, object]] = {}
 
     def __init__(self) -> None:
         self.server: Server | None = None
@@ -147,7 +160,13 @@ class CommandLineInterface:
         from daphne_like.asgi.loading import load_application
 
         def load() -> ASGIApplication:
-            return load_application(settings.app, self.load_asgi_app)
+            try:
+                return load_application(settings.app, self.load_asgi_app)
+            except ApplicationLoadError as error:
+                if settings.app.daphne_compat and error.__cause__ is not None:
+                    # As it is: Daphne's callers catch what imports raise.
+                    raise error.__cause__ from None
+                raise
 
         server.run(settings, load, self._make_server)
         return 0
@@ -155,25 +174,50 @@ class CommandLineInterface:
     def _make_server(self, application: ASGIApplication, settings: Settings) -> Server:
         from daphne_like import server
 
-        server_class = self.server_class or server.Server
-        self.server = server_class(application, settings=settings)
+        if self.server_class is None:
+            self.server = server.Server(application, settings=settings)
+        elif settings.app.daphne_compat and not settings.tls.secures_listeners:
+            from daphne_like.daphne_keywords import keywords_of_settings
+
+            keywords = keywords_of_settings(settings)
+            self.server = self.server_class(application=application, **keywords)
+        else:
+            self.server = self.server_class(application, settings=settings)
         return self.server
 
     def _settings(self, options: dict[str, Any]) -> Settings:
         """Merge what was given on the command line with the other sources."""
-        given = {name: options[name] for name in KNOWN_SETTINGS if name in options}
+        given = {
+            name: options[dest]
+            for name in KNOWN_SETTINGS
+            if (dest := _DAPHNES_DESTS.get(name, name)) in options
+        }
         path = options["config"]
-        settings = Settings.from_sources(
-            given, os.environ, None if path is None else read_toml(path), path
-        )
+        file = {**self.setting_defaults, **({} if path is None else read_toml(path))}
+
+        def settings(given: Mapping[str, object]) -> Settings:
+            source = "settings file" if path is None else path
+            return Settings.from_sources(given, os.environ, file, source)
+
         # The settings refuse only other names than the default ones; who names a
         # header on the command line believes that it will be looked at.
-        for action in (self.arg_proxy_host, self.arg_proxy_port):
-            if action.dest in given and not settings.proxy.proxy_headers:
-                raise SettingsError(
-                    f"{action.option_strings[-1]} has no effect without --proxy-headers"
-                )
-        return settings
+        headers = [
+            action
+            for action in (self.arg_proxy_host, self.arg_proxy_port)
+            if given.get(action.dest)
+        ]
+        names = {action.dest for action in headers}
+        others = settings({k: v for k, v in given.items() if k not in names})
+        if not headers:
+            return others
+        if not others.proxy.proxy_headers:
+            action = headers[0]
+            if others.app.daphne_compat:
+                raise argparse.ArgumentError(action, "needs --proxy-headers")
+            raise SettingsError(
+                f"{action.option_strings[-1]} has no effect without --proxy-headers"
+            )
+        return settings(given)
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Exit with a usage error which names the first argument that is unknown."""
@@ -200,7 +244,7 @@ class CommandLineInterface:
                 **{**arguments, "metavar": "module:attribute"},
             )
         options = list(definition.options)
-        arguments["dest"] = definition.name
+        arguments["dest"] = _DAPHNES_DESTS.get(definition.name, definition.name)
         if isinstance(kind, Flag):
             options += ["--no-" + option.removeprefix("--") for option in options]
             action = group.add_argument(*options, action=_FlagAction, **arguments)
@@ -220,7 +264,7 @@ class CommandLineInterface:
                 definition.off_option,
                 action="store_const",
                 const="",
-                dest=definition.name,
+                dest=arguments["dest"],
                 default=argparse.SUPPRESS,
                 help=f'the same as {definition.options[-1]} ""',
             )

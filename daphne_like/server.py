@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -43,9 +44,11 @@ from daphne_like.asgi.request_events import stream_class
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.scope import daphne_scope
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
+from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
+    SocketEndpoint,
     bind_all,
     configured_endpoints,
     redirect_endpoints,
@@ -53,7 +56,8 @@ from daphne_like.listeners.endpoints import (
     twisted_endpoint,
 )
 from daphne_like.observability.access_log import AccessLog
-from daphne_like.observability.logs import bridge_twisted_logging
+from daphne_like.observability.action_log import ActionLog
+from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
@@ -69,8 +73,10 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.tls import ServerTLS
+    from daphne_like.observability.action_log import ActionLogger
+    from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.protocols.interfaces import Header
-    from daphne_like.settings import HTTPSettings, LogSettings
+    from daphne_like.settings import BindSettings, HTTPSettings, LogSettings
 
 __all__ = ["Server", "run"]
 
@@ -104,17 +110,25 @@ class Server(Service):
         settings: All settings.
         signal_handlers: Whether :meth:`run` obeys signals, which is possible in
             the main thread only.
-        ready_callable: Called when all endpoints listen.
-        overrides: Settings by their flat names, instead of ``settings``.
+        ready_callable: Called when all endpoints listen. With ``daphne_compat``
+            :meth:`run` calls it before the reactor runs; the addresses are bound.
+        action_logger: Called with protocol, action and details of what happens, see
+            :class:`~daphne_like.observability.action_log.ActionLog`. It takes the
+            place of the access log, unless the settings name a target for that.
+        overrides: Settings by their flat names, instead of ``settings``; or Daphne's
+            keywords for them, see :mod:`daphne_like.daphne_keywords`.
 
     Raises:
         SettingsError: A setting or an endpoint string is wrong.
+        SystemExit: There is nothing to listen on: ``endpoints`` is empty; or it is
+            missing, with ``daphne_compat``.
 
     Attributes:
         settings: All settings.
         connections: The live ones.
         listeners: The listening ports.
         failure: What kept the server from starting.
+        abort_start: It was stopped before it ran, or could not start.
         restarting: Another server takes over when this one stops: WebSockets are
             closed with 1012, which asks clients to come back, instead of 1001.
     """
@@ -127,16 +141,27 @@ class Server(Service):
         settings: Settings | None = None,
         signal_handlers: bool = True,
         ready_callable: Callable[[], object] | None = None,
+        action_logger: ActionLogger | None = None,
         **overrides: object,
     ) -> None:
         if settings is None:
-            settings = Settings.of(**overrides)
+            settings = Settings.of(**settings_of_keywords(overrides))
+            needs_endpoints = settings.app.daphne_compat or endpoints is not None
         elif overrides:
             raise SettingsError(
                 f"{', '.join(overrides)}: give settings or keywords, not both"
             )
+        else:
+            needs_endpoints = endpoints is not None
         if endpoints is not None:
             settings = _with_endpoints(settings, endpoints)
+        if settings.app.daphne_compat:
+            join_daphne_loggers(settings.log.verbosity)
+        if needs_endpoints and not _names_something(settings.bind):
+            _logger.error(
+                "There are no endpoints: this server has nothing to listen on"
+            )
+            sys.exit(1)
         self.settings = settings
         self._endpoints = configured_endpoints(settings.bind, settings.tls)
         self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
@@ -146,11 +171,16 @@ class Server(Service):
             raise SettingsError("redirect_https needs a listener with TLS")
         self._application = application
         self._signal_handlers = signal_handlers
-        self._ready_callable = ready_callable
+        self.ready_callable = ready_callable
+        self._action_logger = action_logger
         self.connections = _Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
+        self.abort_start = False
         self.restarting = False
+        # The reactor while run() has it; stop() may come at any time, in any thread.
+        self._running_reactor: Any = None
+        self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
@@ -267,28 +297,31 @@ class Server(Service):
     def _life_ended(self, life: asyncio.Task[None]) -> None:
         if life.cancelled():
             return
-        self.failure = life.exception()
-        if isinstance(self.failure, StartError):
-            _logger.critical("%s", self.failure)
-        elif self.failure is not None:
-            _logger.critical("The server failed", exc_info=self.failure)
+        failure = life.exception()
+        if failure is not None:
+            self._report(failure)
+
+    def _report(self, failure: BaseException) -> None:
+        self.failure = failure
+        if isinstance(failure, StartError):
+            _logger.critical("%s", failure)
+        else:
+            _logger.critical("The server failed", exc_info=failure)
 
     async def _live(self) -> None:
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
-            access_log = _open_access_log(settings.log)
+            access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)
+            exchange_log: ExchangeLog | None = access_log
+            if self._action_logger is not None:
+                exchange_log = ActionLog(self._action_logger, access_log)
             endpoints = self._with_twisted_endpoints()
-            own = [
-                endpoint
-                for _, endpoint in (*self._endpoints, *self._redirects)
-                if endpoint is not None
-            ]
-            for socket_endpoint in own:
+            for socket_endpoint in self._own_endpoints:
                 ending.callback(socket_endpoint.close)
-            bind_all(own)
+            bind_all(self._own_endpoints)
 
             lifespan = Lifespan(
                 self._application,
@@ -312,7 +345,7 @@ class Server(Service):
                 root_path=settings.app.root_path,
                 state=lifespan.state,
                 forwarded=_forwarded_policy(settings),
-                access_log=access_log,
+                access_log=exchange_log,
                 request_buffer_size=settings.http.request_buffer_size,
             )
             if settings.app.daphne_compat:
@@ -360,8 +393,8 @@ class Server(Service):
             await self._listen_for_redirects(context, streams)
 
             self._announce(loop)
-            if self._ready_callable is not None:
-                self._ready_callable()
+            if self.ready_callable is not None and not self._ready_early:
+                self.ready_callable()
             self._serving.set()
             await self._stop_asked.wait()
 
@@ -388,6 +421,11 @@ class Server(Service):
         for text, endpoint in self._redirects:
             assert endpoint is not None
             self.listeners.append(await _listen(text, endpoint, HTTPFactory(context)))
+
+    @property
+    def _own_endpoints(self) -> list[SocketEndpoint]:
+        pairs = (*self._endpoints, *self._redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
     def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
         """Add those endpoints which are Twisted's: they need the reactor."""
@@ -511,28 +549,70 @@ class Server(Service):
         """
         Install a reactor if there is none, serve until stopped, and return.
 
+        It returns at once when :meth:`stop` was called before.
+
         Raises:
             SystemExit: The server could not start; with the exit status.
         """
+        core = reactor.install(self.settings.lifecycle.loop)
+        with self._running_lock:
+            if self.abort_start:
+                return
+            self._running_reactor = core
+        if self._ready_early:
+            self._get_ready()
         process.run_until_stopped(
             self,
             self.settings.lifecycle.loop,
             debug=self.settings.log.verbosity >= 3,
             signal_handlers=self._signal_handlers,
         )
+        self._exit_if_failed()
+
+    @property
+    def _ready_early(self) -> bool:
+        """Whether ``ready_callable`` belongs before the reactor, as Daphne calls it."""
+        return self.settings.app.daphne_compat and self._running_reactor is not None
+
+    def _get_ready(self) -> None:
+        if self.ready_callable is None:
+            return
+        try:
+            # An address in use must be found before somebody is told.
+            bind_all(self._own_endpoints)
+            self.ready_callable()
+        except BaseException as error:
+            for endpoint in self._own_endpoints:
+                endpoint.close()
+            if not isinstance(error, StartError):
+                raise
+            self._report(error)
+            self._exit_if_failed()
+
+    def _exit_if_failed(self) -> None:
         if self.failure is not None:
+            self.abort_start = True
             sys.exit(getattr(self.failure, "exit_status", 1))
 
     def stop(self, *, restarting: bool = False) -> None:
         """
         Drain and stop; from any thread (the counterpart of :meth:`run`).
 
+        Before :meth:`run` it keeps that from beginning, and sets ``abort_start``.
+
         Args:
             restarting: See the attribute.
         """
-        from twisted.internet import reactor
+        with self._running_lock:
+            core = self._running_reactor
+            if core is None and self._life is None:
+                self.abort_start = True
+                return
+        if core is None:
+            # It serves as a service, in a reactor which somebody else runs.
+            from twisted.internet import reactor
 
-        core: Any = reactor
+            core = reactor
 
         def stop() -> None:
             self.restarting = restarting
@@ -600,9 +680,17 @@ def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
     return replace(settings, bind=bind)
 
 
-def _open_access_log(settings: LogSettings) -> AccessLog | None:
+def _names_something(bind: BindSettings) -> bool:
+    """Whether there is more to listen on than where it listens by default."""
+    tcp = bind.bind or bind.port is not None
+    return bool(tcp or bind.unix_socket or bind.fd or bind.endpoint)
+
+
+def _open_access_log(
+    settings: LogSettings, action_logger: ActionLogger | None
+) -> AccessLog | None:
     target = settings.access_log_target
-    if target is None:
+    if target is None or (action_logger is not None and settings.access_log is None):
         return None
     return AccessLog(target, settings.access_log_format)
 

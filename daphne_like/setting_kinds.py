@@ -267,7 +267,8 @@ class Text(Kind):
         metavar: Stands for the value in ``--help``.
         empty: Whether the empty text is a value.
         controls: Whether control characters are allowed.
-        check: Returns the text in its final form, or raises ``ValueError``.
+        check: Returns the text, which isn't empty, in its final form, or raises
+            ``ValueError``.
     """
 
     __slots__ = ("_check", "_controls", "_empty")
@@ -296,7 +297,7 @@ class Text(Kind):
             raise ValueError(f"must not have control characters: {text!r}")
         if re.search(_SURROGATE, text):
             raise ValueError(f"must be valid Unicode: {text!r}")
-        return text if self._check is None else self._check(text)
+        return self._check(text) if self._check is not None and text else text
 
 
 class Secret(Text):

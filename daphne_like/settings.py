@@ -418,7 +418,7 @@ class HTTPSettings(_Section):
     )
     request_buffer_size: int = setting(
         0,
-        Integer(),
+        Integer(highest=2**63 - 1),
         "bytes of a request body in one http.request event; 0 = whatever has come, "
         "since fewer events are faster",
     )
@@ -621,8 +621,13 @@ class ProxySettings(_Section):
     )
     proxy_headers_port: str = setting(
         "X-Forwarded-Port",
-        Text("NAME", check=header_name),
-        "header with the client's port; needs --proxy-headers",
+        Text("NAME", empty=True, check=header_name),
+        "header with the client's port, empty = none; needs --proxy-headers",
+    )
+    proxy_headers_proto: str = setting(
+        "X-Forwarded-Proto",
+        Text("NAME", empty=True, check=header_name),
+        "header with the client's scheme, empty = none; needs --proxy-headers",
     )
     forwarded_allow_ips: tuple[str, ...] = setting(
         ("127.0.0.1", "::1", "unix"),
@@ -635,7 +640,11 @@ class ProxySettings(_Section):
         """Refuse the name of a header which would not be looked at."""
         # super() without arguments fails here: slots=True makes the class anew.
         _Section.__post_init__(self)
-        for name in ("proxy_headers_host", "proxy_headers_port"):
+        for name in (
+            "proxy_headers_host",
+            "proxy_headers_port",
+            "proxy_headers_proto",
+        ):
             if (
                 not self.proxy_headers
                 and getattr(self, name) != KNOWN_SETTINGS[name].default

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from daphne_like.asgi.response_headers import FieldReader
     from daphne_like.asgi.scope import ScopeBuilder
     from daphne_like.asgi.types import Message
-    from daphne_like.observability.access_log import AccessLog
+    from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.protocols.deadlines import DeadlineWheel
     from daphne_like.protocols.interfaces import Header, RequestHead, StreamSender
 
@@ -76,7 +76,7 @@ class ExchangeContext:
     root_path: str = ""
     state: dict[str, Any] | None = None
     forwarded: ForwardedPolicy | None = None
-    access_log: AccessLog | None = None
+    access_log: ExchangeLog | None = None
     request_buffer_size: int = 0
     build_scope: ScopeBuilder = http_scope
     error_page: ErrorPage = plain_page

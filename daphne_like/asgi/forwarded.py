@@ -31,7 +31,6 @@ Address = tuple[str, int]
 Headers = list[tuple[bytes, bytes]]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_PROTO = b"x-forwarded-proto"
 _ROOT_PATH = b"daphne-root-path"
 
 # Parsing an address and looking for it in a few networks takes some
@@ -96,7 +95,10 @@ class ForwardedPolicy:
     """Lower-case name of the header with the chain of addresses."""
 
     port_header: bytes
-    """Lower-case name of the header with the client's port."""
+    """Lower-case name of the header with the client's port; empty for none."""
+
+    proto_header: bytes
+    """Lower-case name of the header with the client's scheme; empty for none."""
 
     _hops: dict[str, _Hop | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -124,6 +126,7 @@ class ForwardedPolicy:
             trusts_everyone="*" in trusted,
             address_header=settings.proxy_headers_host.lower().encode(),
             port_header=settings.proxy_headers_port.lower().encode(),
+            proto_header=settings.proxy_headers_proto.lower().encode(),
         )
 
     def resolve(self, peer: Address | None, scheme: str, headers: Headers) -> Forwarded:
@@ -152,7 +155,7 @@ class ForwardedPolicy:
                 addresses.append(value)
             elif name == self.port_header:
                 ports.append(value)
-            elif name == _PROTO:
+            elif name == self.proto_header:
                 protos.append(value)
             elif name == _ROOT_PATH:
                 # The last one is the nearest proxy's, should an earlier one
@@ -260,6 +263,7 @@ class DaphneForwardedPolicy(ForwardedPolicy):
             trusting.trusts_everyone,
             trusting.address_header,
             trusting.port_header,
+            trusting.proto_header,
             reads_client=settings.proxy_headers,
         )
 

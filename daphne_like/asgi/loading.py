@@ -80,7 +80,8 @@ def load_application(
                 f"{path} is an asynchronous function: a factory must return the "
                 "application itself; without --factory the function is served"
             )
-    if not callable(application):
+    # Daphne takes anything: programs load some object only to see what comes of it.
+    if not callable(application) and not settings.daphne_compat:
         raise ApplicationLoadError(
             f"{path} is no application: {_kind_of(application)} can't be called"
         )
@@ -139,7 +140,10 @@ def as_asgi3(application: Any, interface: str) -> ASGIApplication:
         and not getattr(application, "_asgi_double_callable", False)
         and (
             inspect.iscoroutinefunction(application)
-            or inspect.iscoroutinefunction(application.__call__)
+            or (
+                callable(application)
+                and inspect.iscoroutinefunction(application.__call__)
+            )
         )
     ):
         return cast("ASGIApplication", application)

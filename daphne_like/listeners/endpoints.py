@@ -61,6 +61,8 @@ __all__ = [
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 8000
+# Of Unix sockets; also Twisted's.
+_DEFAULT_MODE = 0o666
 
 _AF_UNIX = getattr(socket, "AF_UNIX", None)
 
@@ -89,13 +91,13 @@ def build_endpoint_description_strings(
     """
     strings = []
     if host and port is not None:
-        strings.append(f"tcp:port={port}:interface={_quote(host.strip('[]'))}")
+        strings.append(f"tcp:port={int(port)}:interface={_quote(host.strip('[]'))}")
     elif host or port is not None:
         raise ValueError("A host needs a port, and a port needs a host.")
     if unix_socket:
         strings.append(f"unix:{_quote(unix_socket)}")
     if file_descriptor is not None:
-        strings.append(f"fd:fileno={file_descriptor}")
+        strings.append(f"fd:fileno={int(file_descriptor)}")
     return strings
 
 
@@ -119,7 +121,9 @@ def endpoint_strings(bind: BindSettings) -> list[str]:
         strings += build_endpoint_description_strings(host=host, port=port)
     for path in bind.unix_socket:
         [string] = build_endpoint_description_strings(unix_socket=path)
-        strings.append(f"{string}:mode={bind.uds_permissions:o}")
+        if bind.uds_permissions != _DEFAULT_MODE:
+            string += f":mode={bind.uds_permissions:o}"
+        strings.append(string)
     for descriptor in bind.fd:
         strings += build_endpoint_description_strings(file_descriptor=descriptor)
     return sorted(strings)
@@ -732,12 +736,16 @@ class SocketEndpoint:
         """
         Claim the addresses without listening, which :meth:`listen` does.
 
+        What is bound already stays so.
+
         Args:
             beside: The sockets which this server has bound already.
 
         Raises:
             ListenError: An address can't be bound.
         """
+        if self._sockets:
+            return self._sockets
         try:
             self._sockets = self._source.open(beside)
         except OSError as error:

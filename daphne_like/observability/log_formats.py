@@ -25,10 +25,12 @@ from daphne_like.errors import SettingsError
 __all__ = [
     "FIELD_NAMES",
     "Exchange",
+    "ExchangeLog",
     "Render",
     "WallClock",
     "compile_format",
     "daphne_websocket_format",
+    "escaped_bytes",
     "field_values",
 ]
 
@@ -86,6 +88,22 @@ class Exchange(Protocol):
     @property
     def duration(self) -> float:
         """Seconds from the request's head to the end of the exchange."""
+
+
+class ExchangeLog(Protocol):
+    """What hears of exchanges: the access log, for one."""
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """Hear that a response has ended, or was broken off."""
+
+    def websocket_changed(self, exchange: Exchange, event: str) -> None:
+        """
+        Hear of a step in the life of a WebSocket.
+
+        Args:
+            exchange: Its handshake, and how long ago that was.
+            event: ``CONNECTING``, ``CONNECT``, ``REJECT`` or ``DISCONNECT``.
+        """
 
 
 # Times
@@ -164,7 +182,8 @@ def _escaped(text: str) -> str:
     return text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
 
 
-def _escaped_bytes(value: bytes) -> str:
+def escaped_bytes(value: bytes) -> str:
+    """Return what a client sent as text that neither ends a line nor leaves quotes."""
     return _escaped(value.decode("latin-1"))
 
 
@@ -201,7 +220,7 @@ def daphne_websocket_format(wall_clock: WallClock) -> Callable[[Exchange, str], 
     now, peers = wall_clock.daphne, _Peers()
 
     def render(exchange: Exchange, event: str) -> str:
-        path = _escaped_bytes(exchange.target.partition(b"?")[0])
+        path = escaped_bytes(exchange.target.partition(b"?")[0])
         return f'{peers[exchange.client]} - - [{now()}] "WS{event} {path}" - -'
 
     return render
@@ -378,8 +397,8 @@ def _atoms(wall_clock: WallClock) -> dict[str, Render]:
             f" HTTP/{exchange.http_version}"
         ),
         "m": lambda exchange: _escaped(exchange.method),
-        "U": lambda exchange: _escaped_bytes(exchange.target.partition(b"?")[0]),
-        "q": lambda exchange: _escaped_bytes(exchange.target.partition(b"?")[2]),
+        "U": lambda exchange: escaped_bytes(exchange.target.partition(b"?")[0]),
+        "q": lambda exchange: escaped_bytes(exchange.target.partition(b"?")[2]),
         "H": lambda exchange: _escaped(f"HTTP/{exchange.http_version}"),
         "s": lambda exchange: str(exchange.status or "-"),
         "b": lambda exchange: str(exchange.body_bytes_sent or "-"),
@@ -401,11 +420,11 @@ def _header_getter(name: str, side: str) -> Render:
 
     def of_request(exchange: Exchange) -> str:
         value = _last(exchange.request_headers, wanted)
-        return "-" if value is None else _escaped_bytes(value)
+        return "-" if value is None else escaped_bytes(value)
 
     def of_response(exchange: Exchange) -> str:
         value = _last(exchange.response_headers, wanted)
-        return "-" if value is None else _escaped_bytes(value)
+        return "-" if value is None else escaped_bytes(value)
 
     return of_request if side == "i" else of_response
 
@@ -421,4 +440,4 @@ def _basic_user(exchange: Exchange) -> str:
     except ValueError:
         return "-"
     # This atom commonly stands outside quotes: a space would forge a column.
-    return _escaped_bytes(user).replace(" ", "\\x20") or "-"
+    return escaped_bytes(user).replace(" ", "\\x20") or "-"

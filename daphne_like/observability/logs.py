@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from daphne_like.settings import LogSettings
 
-__all__ = ["bridge_twisted_logging", "configure_logging"]
+__all__ = ["bridge_twisted_logging", "configure_logging", "join_daphne_loggers"]
 
 # By verbosity. At 3 the event loop is in debug mode too, which is the server's part.
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG, logging.DEBUG)
@@ -99,6 +99,21 @@ def bridge_twisted_logging() -> None:
     globalLogPublisher.removeObserver(replay)
     globalLogPublisher.addObserver(observer)
     _bridged = True
+
+
+def join_daphne_loggers(verbosity: int) -> None:
+    """
+    Let handlers and levels of Daphne's loggers hold for our records, too.
+
+    From then on what goes from ``daphne_like`` to the root logger goes by way of
+    ``daphne.server``, and so do Twisted's own events from verbosity 2 on.
+    """
+    daphne = logging.getLogger("daphne.server")
+    logging.getLogger("daphne_like").parent = daphne
+    if verbosity >= 2:
+        logging.getLogger("twisted").parent = daphne
+    # Makes logging forget which levels it has found to be enabled.
+    daphne.setLevel(daphne.level)
 
 
 def _configure_from_file(path: str) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import find_program
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from browsers import headless_browser
+from selenium.webdriver import Chrome
 from server_process import Serve, launching, serving, serving_until_done
 
 
@@ -43,31 +42,5 @@ def socket_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """Start a browser without a window, which asks nobody but the server."""
-    options = ChromeOptions()
-    options.binary_location = find_program(
-        "chromium", "chromium-browser", "google-chrome"
-    )
-    for argument in (
-        "--headless",
-        # Chromium's sandbox refuses to run as root, as tests in containers do.
-        "--no-sandbox",
-        "--disable-gpu",
-        # Shared memory is small in containers.
-        "--disable-dev-shm-usage",
-        "--disable-quic",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1280,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    # Those of tests are signed by authorities of their own.
-    options.accept_insecure_certs = True
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = Service(find_program("chromedriver"))
-    browser = Chrome(options, service)
-    yield browser
-    browser.quit()
+    with headless_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser

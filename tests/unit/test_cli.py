@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_the_command_line_wins_over_environment_and_file(
         (["--config", "/no/such.toml"], "/no/such.toml: No such file or directory"),
         (
             ["--proxy-headers-host", "X-Real-IP"],
-            "proxy_headers_host has no effect without proxy_headers",
+            "--proxy-headers-host has no effect without --proxy-headers",
         ),
         (
             ["--proxy-headers-port", "X-Forwarded-Port"],
@@ -392,6 +393,117 @@ def test_a_subclass_can_bring_its_own_server(server: FakeServer) -> None:
     assert isinstance(made, OwnServer)
     assert made.application is application
     assert made.settings.bind.port == 1
+
+
+def test_a_server_of_daphnes_kind_gets_daphnes_keywords(server: FakeServer) -> None:
+    """With --daphne-compat its class is called as Daphne calls it."""
+    given: dict[str, Any] = {}
+
+    class DaphnesServer:
+        def __init__(self, **keywords: Any) -> None:
+            given.update(keywords)
+
+    class Extended(CommandLineInterface):
+        server_class: Any = DaphnesServer
+        setting_defaults: ClassVar[dict[str, object]] = {"daphne_compat": True}
+
+        def load_asgi_app(self, asgi_app_path: str) -> object:
+            return "no application at all"
+
+    def make() -> int:
+        server.make_server(server.load_application(), server.settings)
+        return 0
+
+    server.outcome = make
+    program = Extended()
+
+    assert program.run(["x:y", "-p", "0", "-e", "tcp:1", "-t", "9"]) == 0
+    assert ["tcp:1", "tcp:port=0:interface=127.0.0.1"] == given["endpoints"]
+    assert 9.0 == given["http_timeout"]
+    assert callable(given["application"])
+    assert isinstance(program.server, DaphnesServer)
+
+
+def test_a_server_of_daphnes_kind_gets_settings_with_certificates(
+    server: FakeServer,
+) -> None:
+    """There are no keywords of Daphne's for them."""
+    given: list[Any] = []
+
+    class Extended(CommandLineInterface):
+        server_class: Any = lambda self, application, settings: given.append(settings)
+
+        def load_asgi_app(self, asgi_app_path: str) -> object:
+            return application
+
+    async def application(scope: Any, receive: Any, send: Any) -> None: ...
+
+    def make() -> int:
+        server.make_server(server.load_application(), server.settings)
+        return 0
+
+    server.outcome = make
+    assert Extended().run(["x:y", "--daphne-compat", "--ssl-certfile", "x"]) == 0
+    assert [server.settings] == given
+
+
+def test_imports_that_fail_are_raised_as_they_are_with_daphne(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs around Daphne's command line catch what imports raise."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "failing_application.py").write_text("1 / 0\n", "utf-8")
+
+    def load() -> int:
+        server.load_application()
+        return 0
+
+    server.outcome = load
+    arguments = ["failing_application:app", "--app-dir", str(tmp_path)]
+    with pytest.raises(ZeroDivisionError):
+        run(*arguments, "--daphne-compat")
+    assert run(*arguments) == 1
+    assert run("no_such_module:app", "--daphne-compat") == 1
+
+
+@pytest.mark.parametrize("option", ["--proxy-headers-host", "--proxy-headers-port"])
+def test_a_header_without_a_proxy_is_daphnes_error(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """With --daphne-compat argparse's own error is raised, which names the option."""
+    with pytest.raises(argparse.ArgumentError) as raised:
+        run("x:y", "--daphne-compat", option, "X-Other")
+    assert option == raised.value.argument_name
+
+    monkeypatch.setenv("DAPHNE_LIKE_PROXY_HEADERS", "true")
+    assert run("x:y", "--daphne-compat", option, "X-Other") == 0
+    assert "X-Other" in (
+        server.settings.proxy.proxy_headers_host,
+        server.settings.proxy.proxy_headers_port,
+    )
+
+
+def test_defaults_can_be_set_by_daphnes_names(server: FakeServer) -> None:
+    """A program that extends the parser knows where Daphne's keeps its options."""
+    program = CommandLineInterface()
+    program.parser.set_defaults(
+        host="::1", port=9, file_descriptor=4, socket_strings=["tcp:1"]
+    )
+
+    assert program.run(["-u", "/x"]) == 0
+    assert server.settings == Settings.of(
+        bind="::1", port=9, fd=4, endpoint="tcp:1", unix_socket="/x"
+    )
+
+
+def test_a_subclass_can_have_other_defaults(server: FakeServer) -> None:
+    """They count only where nothing else is said."""
+
+    class Extended(CommandLineInterface):
+        setting_defaults: ClassVar[dict[str, object]] = {"port": 1, "backlog": 2}
+
+    assert Extended().run(["-p", "3"]) == 0
+    assert server.settings == Settings.of(port=3, backlog=2)
 
 
 def test_the_hook_returns_what_the_path_names() -> None:

@@ -44,6 +44,26 @@ def client_for(
     return policy(*trusted).resolve(peer, "http", headers).client
 
 
+def test_the_headers_have_names_of_your_choice() -> None:
+    """A proxy with names of its own is understood; an empty name reads no header."""
+    headers = [
+        (b"x-forwarded-for", b"203.0.113.1"),
+        (b"x-forwarded-port", b"1"),
+        (b"x-forwarded-proto", b"ftp"),
+        (b"x-scheme", b"https"),
+    ]
+    made = ForwardedPolicy.from_settings(
+        ProxySettings(
+            proxy_headers=True, proxy_headers_port="", proxy_headers_proto="X-Scheme"
+        )
+    )
+    assert made is not None
+    told = made.resolve(PROXY, "http", headers)
+
+    assert ("203.0.113.1", 0) == told.client
+    assert "https" == told.scheme
+
+
 # Whom to believe
 
 

@@ -513,3 +513,12 @@ def test_both_versions_of_asgi_are_served(
     application = as_asgi3(APPLICATIONS[name], interface)
 
     assert [{"asgi": version}] == asyncio.run(call(application))
+
+
+def test_daphne_takes_anything_for_an_application(project: WriteFile) -> None:
+    """With Daphne's manners a path may name any object, until it is called."""
+    project("main.py", "app = 'no application'")
+
+    assert callable(load(daphne_compat=True))
+    with pytest.raises(ApplicationLoadError, match="'str' can't be called"):
+        load()

@@ -19,7 +19,11 @@ from twisted.python.failure import Failure
 
 from daphne_like.errors import SettingsError
 from daphne_like.observability import logs
-from daphne_like.observability.logs import bridge_twisted_logging, configure_logging
+from daphne_like.observability.logs import (
+    bridge_twisted_logging,
+    configure_logging,
+    join_daphne_loggers,
+)
 from daphne_like.settings import LogSettings
 
 NAMES = ("", "twisted", "asyncio", "daphne_like", "daphne_like.server")
@@ -292,3 +296,36 @@ def test_streams_and_warnings_stay_pythons(
 
     assert streams == (twisted_log.stdio.stdout, twisted_log.stdio.stderr)
     assert showwarning is warnings.showwarning
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "told"), [(1, ["ours"]), (2, ["ours", "Twisted's"])]
+)
+def test_handlers_of_daphnes_logger_get_our_records(
+    monkeypatch: pytest.MonkeyPatch, verbosity: int, told: list[str]
+) -> None:
+    """A project's configuration of ``daphne.server`` goes on working, levels too."""
+    ours, twisteds, daphne = (
+        logging.getLogger(name) for name in ("daphne_like", "twisted", "daphne.server")
+    )
+    stream = io.StringIO()
+    monkeypatch.setattr(daphne, "handlers", [logging.StreamHandler(stream)])
+    before = [
+        (logger, logger.parent, logger.level) for logger in (ours, twisteds, daphne)
+    ]
+    for logger, _, _ in before:
+        logger.setLevel(logging.NOTSET)
+    try:
+        assert not logging.getLogger("daphne_like.server").isEnabledFor(logging.DEBUG)
+        daphne.setLevel(logging.DEBUG)
+        join_daphne_loggers(verbosity)
+        logging.getLogger("daphne_like.server").debug("ours")
+        twisteds.debug("Twisted's")
+        daphne.setLevel(logging.ERROR)
+        logging.getLogger("daphne_like.server").info("too much")
+    finally:
+        for logger, parent, level in before:
+            logger.parent = parent
+            logger.setLevel(level)
+
+    assert told == stream.getvalue().splitlines()

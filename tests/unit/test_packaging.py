@@ -178,3 +178,18 @@ def test_console_script_points_to_something(wheel: Path) -> None:
     module, _, name = entry_points["console_scripts"]["daphne-like"].partition(":")
 
     assert callable(attrgetter(name)(import_module(module)))
+
+
+def test_pytest_loads_the_plugin_by_itself(wheel: Path, tmp_path: Path) -> None:
+    """Where daphne_like is installed, each test may import ``daphne``."""
+    (tmp_path / "conftest.py").write_text("import daphne.endpoints", encoding="utf-8")
+    (tmp_path / "test_it.py").write_text("def test_it(): pass", encoding="utf-8")
+    shown = run_python(
+        *("-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--verbose"),
+        *("-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)),
+        path=wheel,
+        folder=tmp_path,
+    )
+
+    assert "1 passed" in shown
+    assert "warning" not in shown

@@ -12,6 +12,8 @@ import daphne_like
 
 PUBLIC_NAMES = {
     "daphne_like": ["Server", "__version__", "run"],
+    "daphne_like.apps": ["DaphneLikeConfig"],
+    "daphne_like.checks": ["check_daphne_installed"],
     "daphne_like.cli": ["CommandLineInterface"],
     "daphne_like.demo": ["Demo", "DemoLimits", "application"],
     "daphne_like.errors": [
@@ -27,6 +29,11 @@ PUBLIC_NAMES = {
         "StreamFailed",
         "WebSocketFailed",
     ],
+    "daphne_like.management.commands.runserver": [
+        "Command",
+        "get_default_application",
+    ],
+    "daphne_like.observability.action_log": ["ActionLog", "ActionLogger"],
     "daphne_like.process": ["Runnable", "run_until_stopped"],
     "daphne_like.reactor": ["install", "new_event_loop"],
     "daphne_like.server": ["Server", "run"],
@@ -47,7 +54,19 @@ PUBLIC_NAMES = {
         "WebSocketSettings",
         "read_toml",
     ],
-    "daphne_like.testing": ["WebSocketClient", "WebSocketClosed", "WebSocketRefused"],
+    "daphne_like.testing": [
+        "BaseDaphneTestingInstance",
+        "DaphneProcess",
+        "DaphneTestingInstance",
+        "TestApplication",
+        "WebSocketClient",
+        "WebSocketClosed",
+        "WebSocketRefused",
+    ],
+    "daphne_like.access": ["AccessLogGenerator"],
+    "daphne_like.aliases": ["AliasFinder", "install"],
+    "daphne_like.endpoints": ["build_endpoint_description_strings"],
+    "daphne_like.utils": ["import_by_path", "parse_x_forwarded_for"],
     "daphne_like.listeners.endpoints": [
         "LoopPort",
         "SocketEndpoint",

@@ -152,6 +152,63 @@ def test_wrong_arguments_are_explained(
     assert reason in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"endpoints": []},
+        {"endpoints": (), "daphne_compat": True},
+        {"daphne_compat": True},
+        {"endpoints": [], "settings": Settings()},
+    ],
+)
+def test_a_server_without_endpoints_is_a_mistake(
+    site: Site, log: RecordedLog, arguments: dict[str, Any]
+) -> None:
+    """Who gives an empty list, or as with Daphne none at all, gets no port 8000."""
+    with pytest.raises(SystemExit) as raised:
+        Server(site, **arguments)
+
+    assert 1 == raised.value.code
+    assert ["ERROR There are no endpoints: this server has nothing to listen on"] == (
+        log.take()
+    )
+
+
+def test_some_endpoint_is_enough(site: Site) -> None:
+    """It may come from a setting; without Daphne's manners there is a default."""
+    one = Server(site, daphne_compat=True, port=0)
+    two = Server(site, [], unix_socket="/x")
+    default = Server(site, settings=Settings.of(daphne_compat=True))
+
+    assert [1, 1, 1] == [len(made._own_endpoints) for made in (one, two, default)]
+
+
+def test_keywords_of_daphne_are_settings(site: Site) -> None:
+    """A program that makes Daphne's server makes ours with the same words."""
+    made = Server(
+        application=site,
+        endpoints=["tcp:0"],
+        http_timeout=None,
+        proxy_forwarded_address_header="X-Forwarded-For",
+        proxy_forwarded_port_header="X-Forwarded-Port",
+        proxy_forwarded_proto_header="X-Forwarded-Proto",
+        request_buffer_size=100,
+        root_path="/x",
+        server_name="daphne",
+        websocket_connect_timeout=20,
+        websocket_handshake_timeout=5,
+        websocket_timeout=86400,
+    )
+
+    assert made.settings == Settings.of(
+        endpoint="tcp:0",
+        proxy_headers=True,
+        request_buffer_size=100,
+        root_path="/x",
+        server_name="daphne",
+    )
+
+
 # -- Its life --------------------------------------------------------------------------
 
 
@@ -191,6 +248,39 @@ def test_it_starts_and_stops(
     assert f"INFO Listening on unix:{path} (HTTP/1.1 and 2, {loop})" in log.take(
         logging.INFO
     )
+
+
+@pytest.mark.parametrize("access_log", [None, "-"])
+def test_an_action_logger_takes_the_place_of_the_access_log(
+    site: Site,
+    path: Path,
+    access_log: str | None,
+    capsys: pytest.CaptureFixture[str],
+    log: RecordedLog,
+) -> None:
+    """It hears of requests as Daphne's does; who wants both names the access log."""
+    heard: list[Any] = []
+    made = Server(
+        site,
+        [f"unix:{path}"],
+        access_log=access_log,
+        action_logger=lambda *arguments: heard.append(arguments),
+    )
+
+    async def scenario() -> None:
+        await made.startup()
+        site.gate.set()
+        reader, writer = await connect(path)
+        writer.write(REQUEST)
+        await reader.readuntil(b"hello")
+        writer.close()
+        await made.shutdown()
+
+    run_on("asyncio", scenario())
+    ((protocol, action, details),) = heard
+    assert ("http", "complete", 200) == (protocol, action, details["status"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (0 if access_log is None else 1) == len(lines)
 
 
 def test_addresses_of_all_kinds_are_announced(
@@ -666,7 +756,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         events.append((made, loop, options))
 
     monkeypatch.setattr(process, "run_until_stopped", run_until_stopped)
-    monkeypatch.setattr(reactor, "install", events.append)
+
+    def install(loop: str) -> object:
+        events.append(loop)
+        return object()
+
+    monkeypatch.setattr(reactor, "install", install)
     monkeypatch.setattr(
         server, "bridge_twisted_logging", lambda: events.append("bridged")
     )
@@ -679,7 +774,7 @@ def test_running_a_server(site: Site, runs: list[Any]) -> None:
     made.run()
 
     options = {"debug": True, "signal_handlers": False}
-    assert [(made, "asyncio", options)] == runs
+    assert ["asyncio", (made, "asyncio", options)] == runs
 
 
 @pytest.mark.parametrize(
@@ -698,6 +793,72 @@ def test_running_a_server_in_vain(
     assert status == raised.value.code
 
 
+def test_a_server_stopped_before_it_runs(site: Site, runs: list[Any]) -> None:
+    """`stop()` may come first, from another thread, for instance; it never runs."""
+    made = Server(site, loop="asyncio")
+    made.stop()
+    made.run()
+
+    assert made.abort_start
+    assert ["asyncio"] == runs
+
+
+def test_daphnes_callers_are_told_before_the_reactor_runs(
+    site: Site, runs: list[Any], path: Path, log: RecordedLog
+) -> None:
+    """With Daphne's manners `ready_callable()` comes first; the address is bound."""
+    made = Server(
+        site,
+        [f"unix:{path}"],
+        daphne_compat=True,
+        loop="asyncio",
+        ready_callable=lambda: runs.append(path.exists()),
+    )
+    made.run()
+    for endpoint in made._own_endpoints:
+        endpoint.close()
+
+    assert ["asyncio", True] == runs[:2]
+    assert made is runs[2][0]
+
+
+def test_daphnes_callers_are_not_told_of_an_address_in_use(
+    site: Site, runs: list[Any], log: RecordedLog
+) -> None:
+    """Then there is one line, and the exit status 1; nothing stays bound."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        made = Server(
+            site,
+            [f"tcp:{port}:interface=127.0.0.1"],
+            daphne_compat=True,
+            ready_callable=lambda: runs.append("ready"),
+        )
+        with pytest.raises(SystemExit) as raised:
+            made.run()
+
+    assert 1 == raised.value.code
+    assert "ready" not in runs
+    assert made.abort_start
+    [line] = log.take()
+    assert line.startswith(f"CRITICAL Listen failure: 127.0.0.1:{port}: ")
+
+
+def test_a_caller_that_fails_leaves_nothing_bound(
+    site: Site, runs: list[Any], path: Path, log: RecordedLog
+) -> None:
+    """What `ready_callable()` raises there comes out of `run()`."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    made = Server(site, [f"unix:{path}"], daphne_compat=True, ready_callable=fail)
+    with pytest.raises(ZeroDivisionError):
+        made.run()
+
+    assert not path.exists()
+
+
 def test_a_process_installs_the_reactor_before_it_loads_the_application(
     site: Site, runs: list[Any]
 ) -> None:
@@ -711,7 +872,7 @@ def test_a_process_installs_the_reactor_before_it_loads_the_application(
     run(settings, load)
 
     *before, (made, _, _) = runs
-    assert ["asyncio", "bridged", "loaded"] == before
+    assert ["asyncio", "bridged", "loaded", "asyncio"] == before
     assert made.settings is settings
 
 

@@ -166,7 +166,7 @@ def test_a_host_needs_a_port(arguments: dict[str, Any]) -> None:
             {"bind": ("::", "127.0.0.1"), "port": 80},
             ["tcp:port=80:interface=127.0.0.1", r"tcp:port=80:interface=\:\:"],
         ),
-        ({"unix_socket": "/x"}, ["unix:/x:mode=666"]),
+        ({"unix_socket": "/x"}, ["unix:/x"]),
         ({"unix_socket": "/x", "uds_permissions": 0o600}, ["unix:/x:mode=600"]),
         ({"fd": (3, 4)}, ["fd:fileno=3", "fd:fileno=4"]),
         ({"endpoint": "ssl:443"}, ["ssl:443"]),
@@ -176,8 +176,8 @@ def test_a_host_needs_a_port(arguments: dict[str, Any]) -> None:
                 "fd:fileno=0",
                 "ssl:443",
                 "tcp:port=80:interface=127.0.0.1",
-                "unix:/x:mode=666",
-                "unix:/y:mode=666",
+                "unix:/x",
+                "unix:/y",
             ],
         ),
     ],
@@ -475,6 +475,15 @@ def test_closing_removes_the_file(folder: Path) -> None:
     endpoint.close()
 
     assert [] == list(folder.iterdir())
+
+
+def test_what_is_bound_stays_bound(folder: Path) -> None:
+    """Addresses may be claimed early, and are then not claimed once more."""
+    endpoint = parse(f"unix:{folder}/s")
+    first = list(endpoint.bind())
+
+    assert first == list(endpoint.bind())
+    endpoint.close()
 
 
 # -- Descriptors -----------------------------------------------------------------------
@@ -950,7 +959,7 @@ def test_a_certificate_secures_what_options_name(certificate: Path) -> None:
     assert tls["tcp:81"] is None
     of_options = {
         tls["tcp:port=0:interface=127.0.0.1"],
-        tls["unix:/x:mode=666"],
+        tls["unix:/x"],
         tls["fd:fileno=3"],
     }
     assert 1 == len(of_options)

@@ -8,7 +8,7 @@ and no network, no thread and no reactor; any asyncio event loop will do.
 
 Source: ASGI HTTP & WebSocket 2.5; RFC 6455 for the frames.
 
-Tests: ``tests/unit/test_testing.py``.
+Tests: ``tests/unit/testing/test_websocket_client.py``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""
+Daphne's keywords of ``Server(...)``, in terms of our settings and the other way.
+
+Most of Daphne's keywords are names of our settings. The others stand for a setting
+under another name, for two of them, or for the same one twice.
+
+Tests: ``tests/unit/test_daphne_keywords.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from daphne_like.access import AccessLogGenerator
+from daphne_like.listeners.endpoints import endpoint_strings
+from daphne_like.settings import KNOWN_SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from daphne_like.settings import LogSettings, Settings
+
+__all__ = ["keywords_of_settings", "settings_of_keywords"]
+
+# Daphne's keywords which are settings of ours, with the same meaning.
+_SAME = (
+    *("application_close_timeout", "http_timeout", "ping_interval", "ping_timeout"),
+    *("request_buffer_size", "root_path", "server_name", "verbosity"),
+    *("websocket_connect_timeout", "websocket_max_frame_size"),
+    *("websocket_max_message_size", "websocket_timeout"),
+)
+_PROXY_KEYWORDS = {
+    "proxy_forwarded_address_header": "proxy_headers_host",
+    "proxy_forwarded_port_header": "proxy_headers_port",
+    "proxy_forwarded_proto_header": "proxy_headers_proto",
+}
+
+
+def settings_of_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return keywords in which those that only Daphne has have become settings.
+
+    * ``websocket_handshake_timeout`` limits what ``websocket_connect_timeout`` does,
+      too: where both are given, the shorter one counts.
+    * ``proxy_forwarded_address_header`` and its like are names of headers. Without
+      the one with the address none is looked at; one without a name isn't either.
+    * ``daphne_compat`` means no access log, unless one is asked for: Daphne's server
+      has an ``action_logger`` instead.
+    """
+    settings = dict(keywords)
+    handshake = settings.pop("websocket_handshake_timeout", None)
+    if handshake is not None:
+        connect = settings.get("websocket_connect_timeout", handshake)
+        limits = [limit for limit in (handshake, connect) if limit > 0]
+        settings["websocket_connect_timeout"] = min(limits, default=-1)
+    headers = {
+        name: settings.pop(keyword, None) for keyword, name in _PROXY_KEYWORDS.items()
+    }
+    if headers["proxy_headers_host"]:
+        settings["proxy_headers"] = True
+        settings.update((name, header or "") for name, header in headers.items())
+    if settings.get("daphne_compat"):
+        settings.setdefault("access_log", "")
+    return settings
+
+
+def keywords_of_settings(settings: Settings) -> dict[str, Any]:
+    """
+    Return the keywords with which Daphne's command line makes a server.
+
+    What was given for settings which Daphne doesn't have comes in addition, by the
+    names of these.
+    """
+    keywords = {name: settings.value(name) for name in _SAME}
+    keywords["websocket_handshake_timeout"] = keywords["websocket_connect_timeout"]
+    for keyword, name in _PROXY_KEYWORDS.items():
+        believed = settings.proxy.proxy_headers and settings.value(name)
+        keywords[keyword] = believed or None
+    keywords["endpoints"] = endpoint_strings(settings.bind)
+    done = {*_SAME, *_PROXY_KEYWORDS.values(), "proxy_headers", "application"}
+    done.update(("bind", "port", "unix_socket", "fd", "endpoint"))
+    keywords["action_logger"] = None
+    if (
+        settings.log.access_log_format == "daphne"
+        and settings.log.access_log != "logger"
+    ):
+        keywords["action_logger"] = _access_log(settings.log)
+        done.add("access_log")
+    for name, definition in KNOWN_SETTINGS.items():
+        value = settings.value(name)
+        if name not in done and value != definition.default:
+            keywords[name] = value
+    return keywords
+
+
+def _access_log(settings: LogSettings) -> AccessLogGenerator | None:
+    target = settings.access_log_target
+    if target is None:
+        return None
+    if target == "-":
+        return AccessLogGenerator(sys.stdout)
+    # As long as the process lives; each line is written at once.
+    return AccessLogGenerator(Path(target).open("a", 1, encoding="utf-8"))

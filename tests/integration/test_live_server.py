@@ -1,0 +1,55 @@
+"""
+A project of Channels that was written for Daphne, and tests itself with it.
+
+No Daphne is installed here: ``channels.testing`` gets ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server_process import APPLICATIONS
+
+from daphne_like import aliases
+
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_live_server_tests_of_a_project(start_method: str, tmp_path: Path) -> None:
+    """
+    Its tests pass, by a browser and however processes are started: pages, static
+    files, WebSockets, the test database.
+    """
+    aliases.install()
+    assert "daphne_like" in str(importlib.util.find_spec("daphne"))
+    paths = [os.environ.get("PYTHONPATH", ""), str(SUPPORT)]
+    environment = {
+        "CHAT_DATABASE": str(tmp_path / "db"),
+        "DJANGO_SETTINGS_MODULE": "applications.channels_site.settings",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "START_METHOD": start_method,
+    }
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "django",
+            "test",
+            "applications.channels_site.live_tests",
+        ],
+        capture_output=True,
+        check=False,
+        cwd=APPLICATIONS,
+        env={**os.environ, **environment},
+        text=True,
+    )
+
+    assert 0 == finished.returncode, finished.stdout + finished.stderr
+    assert "Ran 2 tests" in finished.stderr
