@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from io import StringIO
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import django
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
+from django.utils import autoreload
 from django_configured import django_with
 
 import daphne_like
@@ -68,7 +71,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def runserver(
     project: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runserver]:
-    """Run the command without the reloader, and return what it writes."""
+    """Run the command, by default without reloader; return what it writes."""
     with django_with("daphne_like", STATICFILES):
         from daphne_like.management.commands.runserver import Command
 
@@ -82,9 +85,8 @@ def runserver(
             settings.setdefault("STATIC_URL", "static/")
             output = StringIO()
             with django_with("daphne_like", STATICFILES, **settings):
-                call_command(
-                    Faked(stdout=output), "--noreload", *arguments, **(options or {})
-                )
+                given = {"use_reloader": False, **(options or {})}
+                call_command(Faked(stdout=output), *arguments, **given)
             return output.getvalue()
 
         yield run
@@ -381,6 +383,110 @@ def test_server_that_cannot_be_made(
 
     with pytest.raises(CommandError, match="ssl_certfile: there is none"):
         runserver()
+
+
+# -- Under the autoreloader ----------------------------------------------------------
+
+
+class Reloaded:
+    """
+    A process whose main thread is the autoreloader's.
+
+    Attributes:
+        status: With what the main thread ends.
+        left: With what status the process ended at once.
+        timers: What would end it later: after how long, and with what status.
+        stops: With what keywords the server was stopped.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status: object = 3
+        self.left: list[int] = []
+        self.timers: list[tuple[float, object]] = []
+        self.stops: list[dict[str, Any]] = []
+        self._serving = threading.Event()
+        self._stopped = threading.Event()
+        monkeypatch.setattr(autoreload, "run_with_reloader", self._run)
+        monkeypatch.setattr(os, "_exit", self._exit)
+        monkeypatch.setattr(threading, "Timer", self._timer)
+        monkeypatch.setattr(FakeServer, "run", self._serve)
+        monkeypatch.setattr(FakeServer, "stop", self._stop, raising=False)
+
+    def _run(self, function: Callable[..., None], **options: Any) -> None:
+        thread = threading.Thread(target=function, args=[None], kwargs=options)
+        thread.start()
+        if FakeServer.failure is not None:
+            thread.join(10)
+            return
+        assert self._serving.wait(10)
+        if self.status is not None:
+            raise SystemExit(self.status)
+
+    def _serve(self) -> None:
+        if FakeServer.failure is not None:
+            raise SystemExit(7)
+        FakeServer.made.keywords["ready_callable"]()
+        self._serving.set()
+        assert self._stopped.wait(10)
+
+    def _stop(self, **keywords: Any) -> None:
+        self.stops.append(keywords)
+        self._stopped.set()
+
+    def _exit(self, status: int) -> None:
+        self.left.append(status)
+        raise SystemExit(status)
+
+    def _timer(self, after: float, function: object, arguments: list[Any]) -> Any:
+        assert function == os._exit
+        self.timers.append((after, arguments[0]))
+        return SimpleNamespace(start=lambda: None)
+
+
+@pytest.fixture
+def reloaded(monkeypatch: pytest.MonkeyPatch) -> Reloaded:
+    """Replace the autoreloader, and what ends the process."""
+    return Reloaded(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("status", "restarting"), [(3, True), (0, False), ("an error", False)]
+)
+def test_server_stops_before_its_process(
+    runserver: Runserver, reloaded: Reloaded, status: object, restarting: bool
+) -> None:
+    """WebSockets hear whether another process comes; nothing can hinder the end."""
+    reloaded.status = status
+    with pytest.raises(SystemExit) as end:
+        runserver(options={"use_reloader": True})
+
+    assert status == end.value.code
+    assert [{"restarting": restarting}] == reloaded.stops
+    assert not FakeServer.made.keywords["signal_handlers"]
+    ((after, exit_status),) = reloaded.timers
+    assert after < 3
+    assert (status if isinstance(status, int) else 1) == exit_status
+
+
+def test_ctrl_c_stops_the_server(runserver: Runserver, reloaded: Reloaded) -> None:
+    """The autoreloader returns then, as if all were well."""
+    reloaded.status = None
+    runserver(options={"use_reloader": True})
+
+    assert [{"restarting": False}] == reloaded.stops
+
+
+def test_port_in_use_ends_the_process(
+    runserver: Runserver, reloaded: Reloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread ends the whole process (daphne#577)."""
+    errors = StringIO()
+    FakeServer.failure = ListenError("Listen failure: there: refused")
+    runserver(options={"use_reloader": True, "stderr": errors})
+
+    assert [1] == reloaded.left
+    assert "Error: Listen failure: there: refused\n" == errors.getvalue()
+    assert [] == reloaded.stops
 
 
 # -- The log -------------------------------------------------------------------------
