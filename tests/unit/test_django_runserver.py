@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import StringIO
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import django
 import pytest
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.contrib.staticfiles.management.commands import runserver as static
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
+from django.core.management.commands import runserver as core
+from django.core.servers.basehttp import WSGIServer
 from django.utils import autoreload
 from django_configured import django_with
 
 import daphne_like
+from daphne_like import server
 from daphne_like.errors import LifespanFailed, ListenError, SettingsError
 
 STATICFILES = "django.contrib.staticfiles"
@@ -58,6 +66,13 @@ class FakeServer:
 Runserver = Callable[..., str]
 
 
+def command_class() -> Any:
+    """Import the command as Django does when exactly the present apps are there."""
+    from daphne_like.management.commands import runserver
+
+    return importlib.reload(runserver).Command
+
+
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Make the module which ASGI_APPLICATION names."""
@@ -73,9 +88,8 @@ def runserver(
 ) -> Iterator[Runserver]:
     """Run the command, by default without reloader; return what it writes."""
     with django_with("daphne_like", STATICFILES):
-        from daphne_like.management.commands.runserver import Command
 
-        class Faked(Command):
+        class Faked(command_class()):  # type: ignore[misc]
             server_cls = FakeServer
 
         def run(*arguments: str, options: Any = None, **settings: Any) -> str:
@@ -413,7 +427,11 @@ class Reloaded:
         monkeypatch.setattr(FakeServer, "stop", self._stop, raising=False)
 
     def _run(self, function: Callable[..., None], **options: Any) -> None:
-        thread = threading.Thread(target=function, args=[None], kwargs=options)
+        def run() -> None:
+            with suppress(SystemExit):
+                function(None, **options)
+
+        thread = threading.Thread(target=run)
         thread.start()
         if FakeServer.failure is not None:
             thread.join(10)
@@ -551,14 +569,62 @@ def test_websockets(runserver: Runserver, caplog: pytest.LogCaptureFixture) -> N
     assert {logging.INFO} == {record.levelno for record in caplog.records}
 
 
-# -- The server's class --------------------------------------------------------------
+# -- The classes below and above -----------------------------------------------------
 
 
 def test_server_class_is_ours_and_comes_late() -> None:
     """It can be looked at, and replaced in a subclass."""
     with django_with("daphne_like"):
-        from daphne_like.management.commands.runserver import Command
-        from daphne_like.server import Server
+        command = command_class()
 
-        assert Server is Command.server_cls is Command().server_cls
-        assert "http" == Command.protocol
+    assert server.Server is command.server_cls is command().server_cls
+    assert "http" == command.protocol
+
+
+@pytest.mark.parametrize(
+    ("apps", "base"),
+    [
+        (["daphne_like"], core),
+        (["daphne_like", "django.contrib.contenttypes"], core),
+        (["daphne_like", "django.contrib.contenttypes", STATICFILES], static),
+        # A project of tests, which doesn't name the app.
+        (["django.contrib.contenttypes"], core),
+    ],
+)
+def test_base_is_what_would_run_without_us(apps: list[str], base: ModuleType) -> None:
+    """Its options are ours, too."""
+    with django_with(*apps):
+        assert base.Command is command_class().__base__
+
+
+def test_another_daphne_is_no_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real one installed as well, ours takes its place."""
+    commands = tmp_path / "daphne" / "management" / "commands"
+    commands.mkdir(parents=True)
+    (tmp_path / "daphne" / "__init__.py").touch()
+    (commands / "runserver.py").write_text("raise RuntimeError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "daphne"]:
+        monkeypatch.delitem(sys.modules, name)
+    with django_with("daphne_like", "daphne", STATICFILES):
+        assert static.Command is command_class().__base__
+    del sys.modules["daphne"]
+
+
+def test_noasgi_is_the_base(
+    runserver: Runserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django's own server gets the WSGI application behind static files."""
+    runs: list[dict[str, Any]] = []
+
+    def run(*arguments: Any, **keywords: Any) -> None:
+        runs.append({"handler": arguments[2], **keywords})
+
+    monkeypatch.setattr(core, "run", run)
+    runserver(options={"use_asgi": False}, ASGI_APPLICATION=None, ROOT_URLCONF="")
+
+    (given,) = runs
+    assert WSGIServer is given["server_cls"]
+    assert isinstance(given["handler"], StaticFilesHandler)
