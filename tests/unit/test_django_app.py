@@ -47,6 +47,7 @@ def issues() -> list[checks.CheckMessage]:
         ["daphne_like"],
         ["daphne_like", STATICFILES],
         ["daphne_like", "django.contrib.contenttypes", STATICFILES],
+        ["django.contrib.contenttypes"],
     ],
 )
 def test_right_order_of_apps(apps: list[str]) -> None:

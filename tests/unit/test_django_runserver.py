@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import StringIO
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import django
 import pytest
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.contrib.staticfiles.management.commands import runserver as static
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
+from django.core.management.commands import runserver as core
+from django.core.servers.basehttp import WSGIServer
+from django.utils import autoreload
 from django_configured import django_with
 
 import daphne_like
+from daphne_like import server
 from daphne_like.errors import LifespanFailed, ListenError, SettingsError
 
 STATICFILES = "django.contrib.staticfiles"
@@ -55,6 +66,13 @@ class FakeServer:
 Runserver = Callable[..., str]
 
 
+def command_class() -> Any:
+    """Import the command as Django does when exactly the present apps are there."""
+    from daphne_like.management.commands import runserver
+
+    return importlib.reload(runserver).Command
+
+
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Make the module which ASGI_APPLICATION names."""
@@ -68,11 +86,10 @@ def project(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def runserver(
     project: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runserver]:
-    """Run the command without the reloader, and return what it writes."""
+    """Run the command, by default without reloader; return what it writes."""
     with django_with("daphne_like", STATICFILES):
-        from daphne_like.management.commands.runserver import Command
 
-        class Faked(Command):
+        class Faked(command_class()):  # type: ignore[misc]
             server_cls = FakeServer
 
         def run(*arguments: str, options: Any = None, **settings: Any) -> str:
@@ -82,9 +99,8 @@ def runserver(
             settings.setdefault("STATIC_URL", "static/")
             output = StringIO()
             with django_with("daphne_like", STATICFILES, **settings):
-                call_command(
-                    Faked(stdout=output), "--noreload", *arguments, **(options or {})
-                )
+                given = {"use_reloader": False, **(options or {})}
+                call_command(Faked(stdout=output), *arguments, **given)
             return output.getvalue()
 
         yield run
@@ -383,6 +399,114 @@ def test_server_that_cannot_be_made(
         runserver()
 
 
+# -- Under the autoreloader ----------------------------------------------------------
+
+
+class Reloaded:
+    """
+    A process whose main thread is the autoreloader's.
+
+    Attributes:
+        status: With what the main thread ends.
+        left: With what status the process ended at once.
+        timers: What would end it later: after how long, and with what status.
+        stops: With what keywords the server was stopped.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status: object = 3
+        self.left: list[int] = []
+        self.timers: list[tuple[float, object]] = []
+        self.stops: list[dict[str, Any]] = []
+        self._serving = threading.Event()
+        self._stopped = threading.Event()
+        monkeypatch.setattr(autoreload, "run_with_reloader", self._run)
+        monkeypatch.setattr(os, "_exit", self._exit)
+        monkeypatch.setattr(threading, "Timer", self._timer)
+        monkeypatch.setattr(FakeServer, "run", self._serve)
+        monkeypatch.setattr(FakeServer, "stop", self._stop, raising=False)
+
+    def _run(self, function: Callable[..., None], **options: Any) -> None:
+        def run() -> None:
+            with suppress(SystemExit):
+                function(None, **options)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        if FakeServer.failure is not None:
+            thread.join(10)
+            return
+        assert self._serving.wait(10)
+        if self.status is not None:
+            raise SystemExit(self.status)
+
+    def _serve(self) -> None:
+        if FakeServer.failure is not None:
+            raise SystemExit(7)
+        FakeServer.made.keywords["ready_callable"]()
+        self._serving.set()
+        assert self._stopped.wait(10)
+
+    def _stop(self, **keywords: Any) -> None:
+        self.stops.append(keywords)
+        self._stopped.set()
+
+    def _exit(self, status: int) -> None:
+        self.left.append(status)
+        raise SystemExit(status)
+
+    def _timer(self, after: float, function: object, arguments: list[Any]) -> Any:
+        assert function == os._exit
+        self.timers.append((after, arguments[0]))
+        return SimpleNamespace(start=lambda: None)
+
+
+@pytest.fixture
+def reloaded(monkeypatch: pytest.MonkeyPatch) -> Reloaded:
+    """Replace the autoreloader, and what ends the process."""
+    return Reloaded(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("status", "restarting"), [(3, True), (0, False), ("an error", False)]
+)
+def test_server_stops_before_its_process(
+    runserver: Runserver, reloaded: Reloaded, status: object, restarting: bool
+) -> None:
+    """WebSockets hear whether another process comes; nothing can hinder the end."""
+    reloaded.status = status
+    with pytest.raises(SystemExit) as end:
+        runserver(options={"use_reloader": True})
+
+    assert status == end.value.code
+    assert [{"restarting": restarting}] == reloaded.stops
+    assert not FakeServer.made.keywords["signal_handlers"]
+    ((after, exit_status),) = reloaded.timers
+    assert after < 3
+    assert (status if isinstance(status, int) else 1) == exit_status
+
+
+def test_ctrl_c_stops_the_server(runserver: Runserver, reloaded: Reloaded) -> None:
+    """The autoreloader returns then, as if all were well."""
+    reloaded.status = None
+    runserver(options={"use_reloader": True})
+
+    assert [{"restarting": False}] == reloaded.stops
+
+
+def test_port_in_use_ends_the_process(
+    runserver: Runserver, reloaded: Reloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread ends the whole process (daphne#577)."""
+    errors = StringIO()
+    FakeServer.failure = ListenError("Listen failure: there: refused")
+    runserver(options={"use_reloader": True, "stderr": errors})
+
+    assert [1] == reloaded.left
+    assert "Error: Listen failure: there: refused\n" == errors.getvalue()
+    assert [] == reloaded.stops
+
+
 # -- The log -------------------------------------------------------------------------
 
 
@@ -445,14 +569,62 @@ def test_websockets(runserver: Runserver, caplog: pytest.LogCaptureFixture) -> N
     assert {logging.INFO} == {record.levelno for record in caplog.records}
 
 
-# -- The server's class --------------------------------------------------------------
+# -- The classes below and above -----------------------------------------------------
 
 
 def test_server_class_is_ours_and_comes_late() -> None:
     """It can be looked at, and replaced in a subclass."""
     with django_with("daphne_like"):
-        from daphne_like.management.commands.runserver import Command
-        from daphne_like.server import Server
+        command = command_class()
 
-        assert Server is Command.server_cls is Command().server_cls
-        assert "http" == Command.protocol
+    assert server.Server is command.server_cls is command().server_cls
+    assert "http" == command.protocol
+
+
+@pytest.mark.parametrize(
+    ("apps", "base"),
+    [
+        (["daphne_like"], core),
+        (["daphne_like", "django.contrib.contenttypes"], core),
+        (["daphne_like", "django.contrib.contenttypes", STATICFILES], static),
+        # A project of tests, which doesn't name the app.
+        (["django.contrib.contenttypes"], core),
+    ],
+)
+def test_base_is_what_would_run_without_us(apps: list[str], base: ModuleType) -> None:
+    """Its options are ours, too."""
+    with django_with(*apps):
+        assert base.Command is command_class().__base__
+
+
+def test_another_daphne_is_no_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real one installed as well, ours takes its place."""
+    commands = tmp_path / "daphne" / "management" / "commands"
+    commands.mkdir(parents=True)
+    (tmp_path / "daphne" / "__init__.py").touch()
+    (commands / "runserver.py").write_text("raise RuntimeError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "daphne"]:
+        monkeypatch.delitem(sys.modules, name)
+    with django_with("daphne_like", "daphne", STATICFILES):
+        assert static.Command is command_class().__base__
+    del sys.modules["daphne"]
+
+
+def test_noasgi_is_the_base(
+    runserver: Runserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django's own server gets the WSGI application behind static files."""
+    runs: list[dict[str, Any]] = []
+
+    def run(*arguments: Any, **keywords: Any) -> None:
+        runs.append({"handler": arguments[2], **keywords})
+
+    monkeypatch.setattr(core, "run", run)
+    runserver(options={"use_asgi": False}, ASGI_APPLICATION=None, ROOT_URLCONF="")
+
+    (given,) = runs
+    assert WSGIServer is given["server_cls"]
+    assert isinstance(given["handler"], StaticFilesHandler)
