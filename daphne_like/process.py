@@ -28,9 +28,9 @@ from daphne_like.observability.logs import bridge_twisted_logging
 from daphne_like.reactor import install
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
-__all__ = ["Runnable", "run_until_stopped"]
+__all__ = ["Runnable", "join_reactor", "run_until_stopped"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -91,6 +91,28 @@ def run_until_stopped(
     _Process(server, reactor, threads, debug).run(signal_handlers)
 
 
+def join_reactor(server: Runnable, loop: str = "auto", *, debug: bool = False) -> None:
+    """
+    Do the same in a reactor which is somebody else's to run, such as ``twistd``'s.
+
+    The server starts with the reactor, and a failure of that stops the reactor.
+    Signals are obeyed as they are by :func:`run_until_stopped`.
+
+    Args:
+        server: See :func:`run_until_stopped`.
+        loop: See :func:`run_until_stopped`.
+        debug: See :func:`run_until_stopped`.
+
+    Raises:
+        SettingsError: As :func:`run_until_stopped`.
+    """
+    threads = _thread_count()
+    reactor = install(loop)
+    _raise_descriptor_limit()
+    process = _Process(server, reactor, threads, debug)
+    process.join(signal_handlers=True, shut_down=process.shut_down_for_good)
+
+
 class _Process:
     """The reactor with one server in it."""
 
@@ -115,18 +137,26 @@ class _Process:
         reactor = self._reactor
         if signal_handlers:
             before = {number: signal.getsignal(number) for number in self._signals_used}
-            # When the reactor runs: it installs handlers of its own.
-            reactor.callWhenRunning(self._install_signal_handlers)
-        # One turn later, since then the loop runs.
-        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
-        # Before the shutdown of everything else, while the loop still runs.
-        reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        self.join(signal_handlers, self._shut_down)
         reactor.run(installSignalHandlers=signal_handlers)
         if self._loop is not None:
             self._loop.run_until_complete(_end_leftovers(self._loop))
         if signal_handlers:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def join(
+        self, signal_handlers: bool, shut_down: Callable[[], Deferred[None]]
+    ) -> None:
+        """Start and end with the reactor."""
+        reactor = self._reactor
+        if signal_handlers:
+            # When the reactor runs: it installs handlers of its own.
+            reactor.callWhenRunning(self._install_signal_handlers)
+        # One turn later, since then the loop runs.
+        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
+        # Before the shutdown of everything else, while the loop still runs.
+        reactor.addSystemEventTrigger("before", "shutdown", shut_down)
 
     def _begin(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
@@ -149,6 +179,17 @@ class _Process:
 
     def _shut_down(self) -> Deferred[None]:
         return Deferred.fromFuture(asyncio.ensure_future(self._server.shutdown()))
+
+    def shut_down_for_good(self) -> Deferred[None]:
+        """End what the application has left behind, too: the loop won't run again."""
+        stopped = self._shut_down()
+        if self._loop is not None:
+            stopped.addCallback(
+                lambda _: Deferred.fromFuture(
+                    asyncio.ensure_future(_end_leftovers(asyncio.get_running_loop()))
+                )
+            )
+        return stopped
 
     # -- Signals ---------------------------------------------------------------
 
@@ -197,6 +238,8 @@ class _Process:
         # Without a free descriptor libuv drops new connections in silence.
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
+        except FileNotFoundError:
+            pass  # after a chroot
         except OSError as error:
             self._descriptors_exhausted(error)
 

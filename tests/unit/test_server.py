@@ -448,38 +448,6 @@ def test_a_connection_accepted_at_the_last_moment(
     run_on(loop, scenario())
 
 
-def test_a_late_connection_drains(log: RecordedLog) -> None:
-    """Whatever joins the connections after they were drained is drained, too."""
-
-    class Connection:
-        drained = 0
-
-        def drain(self) -> None:
-            self.drained += 1
-
-    async def scenario() -> None:
-        connections: Any = server._Connections()
-        early, late = Connection(), Connection()
-        connections.add(early)
-        connections.drain()
-        connections.add(late)
-        assert (1, 0) == (early.drained, late.drained)
-        await asyncio.sleep(0)
-        assert (1, 1) == (early.drained, late.drained)
-
-        empty = [asyncio.ensure_future(connections.emptied()) for _ in range(2)]
-        await asyncio.sleep(0)
-        connections.discard(early)
-        connections.discard(early)
-        await asyncio.sleep(0)
-        assert not empty[0].done()
-        connections.discard(late)
-        await asyncio.gather(*empty)
-        await connections.emptied()
-
-    run_on("asyncio", scenario())
-
-
 def test_trusting_everybody_is_told_once(make: Make, log: RecordedLog) -> None:
     """A trust list with `*` is a warning at the start; other lists are none."""
 
@@ -492,50 +460,6 @@ def test_trusting_everybody_is_told_once(make: Make, log: RecordedLog) -> None:
     run_on("asyncio", scenario())
     [line] = log.take()
     assert line.startswith("WARNING forwarded_allow_ips holds *")
-
-
-# -- Each second -------------------------------------------------------------------------
-
-
-class FakeLoop:
-    """A loop which calls back when the test says so."""
-
-    def __init__(self) -> None:
-        self.delays: list[float] = []
-        self.later: Callable[[], None] = lambda: None
-        self.soon: list[Callable[[], None]] = []
-        self.cancelled = False
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> FakeLoop:
-        """Note what is to be called."""
-        self.delays.append(delay)
-        self.later = callback
-        return self
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Note what is to be called."""
-        self.soon.append(callback)
-
-    def cancel(self) -> None:
-        """Note that the timer is cancelled."""
-        self.cancelled = True
-
-
-def test_duties_are_done_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Just after the second begins; one by one, so that none can stop the others."""
-    loop, done = FakeLoop(), []
-    monkeypatch.setattr("time.time", lambda: 100.25)
-    duties = [lambda: done.append("first"), lambda: done.append("second")]
-
-    with server._EverySecond(loop, duties):  # type: ignore[arg-type]
-        assert [0.75] == loop.delays
-        loop.later()
-        assert [0.75, 0.75] == loop.delays
-        assert duties == loop.soon
-        assert [] == done
-
-    assert loop.cancelled
-    assert ["first", "second"] == done
 
 
 # -- A Twisted service, and a process of its own ---------------------------------------
