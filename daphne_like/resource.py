@@ -144,18 +144,17 @@ class ASGIResource:
             connection = replace(connection, client=origin.client, scheme=origin.scheme)
         if root_path is None:
             root_path = self._settings.app.root_path
-        if root_path:
-            raw_path, _, query = head.target.partition(b"?")
-            path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
-            if not f"{path}/".startswith(f"{root_path}/"):
-                path = root_path + path
-            head.parts = path, raw_path, query
         mount = b"".join(b"/" + segment for segment in request.prepath)
-        return (
-            head,
-            connection,
-            root_path + mount.decode("utf-8", "replace").rstrip("/"),
-        )
+        place = mount.decode("utf-8", "replace").rstrip("/")
+        if not root_path:
+            return head, connection, place
+        raw_path, _, query = head.target.partition(b"?")
+        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+        if f"{path}/".startswith(f"{root_path}/"):
+            # The proxy has left it, and so it is in the tree, too.
+            return head, connection, max(root_path, place, key=len)
+        head.parts = root_path + path, raw_path, query
+        return head, connection, root_path + place
 
 
 # -- The life of the application ---------------------------------------------
@@ -380,7 +379,9 @@ class _WebExchange:
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
         for name, value in rejection.fields:
             request.setHeader(name, value)
-        request.write(f"{rejection.detail}\n".encode())
+        body = f"{rejection.detail}\n".encode()
+        request.setHeader(b"content-length", b"%d" % len(body))
+        request.write(body)
         self._end()
 
     def _lost(self, reason: object) -> None:
