@@ -18,7 +18,6 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import Clock
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
-from twisted.web.static import Data
 from two_ended_transport import TwoEndedTransport
 from websocket_frames import close_payload, frame, read_frames
 from zope.interface import alsoProvides
@@ -61,6 +60,16 @@ def installed(loop: SteppedLoop, monkeypatch: pytest.MonkeyPatch) -> FakeReactor
     return fake
 
 
+class Page(Resource):
+    """Another resource in the tree."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        """Answer."""
+        return b"other"
+
+
 class Tree:
     """A site with an application below ``/app/site``, and a client of it."""
 
@@ -70,7 +79,7 @@ class Tree:
         root, app = Resource(), Resource()
         root.putChild(b"app", app)
         app.putChild(b"site", self.resource)
-        root.putChild(b"other", Data(b"other", "text/plain"))
+        root.putChild(b"other", Page())
         self.site = Site(root, reactor=Clock())
         self.site.startFactory()
         self.transport = self.connect()
@@ -294,7 +303,7 @@ def test_targets_in_absolute_form_are_refused(tree: Tree, app: HandApplication) 
 
 def test_settings_are_given_once(app: HandApplication) -> None:
     """Settings, or keywords, but not both."""
-    assert ASGIResource(app, settings=Settings.of(root_path="/x"))
+    ASGIResource(app, settings=Settings.of(root_path="/x"))
     with pytest.raises(SettingsError, match="not both"):
         ASGIResource(app, settings=Settings(), root_path="/x")
 
@@ -589,7 +598,7 @@ class HTTP2Request(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Take it for one."""
-        super().requestReceived(command, path, b"HTTP/2")
+        super().requestReceived(command, path, b"HTTP/2")  # type: ignore[no-untyped-call]
 
 
 def test_a_websocket_over_http2_is_impossible(tree: Tree, app: HandApplication) -> None:
