@@ -79,7 +79,7 @@ class Tree:
         root, app = Resource(), Resource()
         root.putChild(b"app", app)
         app.putChild(b"site", self.resource)
-        root.putChild(b"other", Page())
+        root.putChild(b"other", Page())  # type: ignore[no-untyped-call]
         self.site = Site(root, reactor=Clock())
         self.site.startFactory()
         self.transport = self.connect()

@@ -525,6 +525,90 @@ def test_a_service_may_be_stopped_before_it_started(
     assert [] == site.events
 
 
+async def stopped(made: Server) -> None:
+    """Stop a service."""
+    await made.stopService().asFuture(asyncio.get_running_loop())
+
+
+def test_addresses_are_bound_before_privileges_are_given_up(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """twistd calls it so; nobody can connect before the application has started."""
+    fake = FakeReactor()
+    monkeypatch.setattr(reactor, "install", lambda loop: fake)
+    made = make()
+
+    made.privilegedStartService()
+    made.privilegedStartService()
+
+    bound = path.stat().st_ino
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(str(path))
+    made.startService()
+
+    async def scenario() -> None:
+        fake.begin()
+        while not made.listeners:
+            await asyncio.sleep(0)
+        assert bound == path.stat().st_ino
+        _, writer = await connect(path)
+        writer.close()
+        await stopped(made)
+        assert not path.exists()
+
+    run_on("asyncio", scenario())
+
+
+def test_an_address_in_use_is_told_before_privileges_are_given_up(
+    make: Make, path: Path
+) -> None:
+    """What was bound before it is given up."""
+    other = path.parent / "taken"
+    other.write_text("", "utf-8")
+    made = make(endpoints=[f"unix:{path}", f"unix:{other}"])
+
+    with pytest.raises(ListenError, match="taken"):
+        made.privilegedStartService()
+
+    assert not path.exists()
+
+
+def test_what_was_bound_is_given_up_without_a_start(make: Make, path: Path) -> None:
+    """Stopping a service that never started leaves no socket behind."""
+    made = make()
+    made.privilegedStartService()
+    assert path.exists()
+
+    assert made.stopService().called
+    assert not path.exists()
+
+
+def test_a_service_may_start_again(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same addresses, with a lifespan of its own."""
+    fake = FakeReactor()
+    monkeypatch.setattr(reactor, "install", lambda loop: fake)
+    made = make()
+    site.gate.set()
+
+    async def scenario() -> None:
+        for _ in range(2):
+            made.privilegedStartService()
+            made.startService()
+            fake.begin()
+            while not made.listeners:
+                await asyncio.sleep(0)
+            reader, writer = await connect(path)
+            writer.write(REQUEST)
+            assert (await reader.readline()).endswith(b" 200 OK\r\n")
+            writer.close()
+            await stopped(made)
+
+    run_on("asyncio", scenario())
+    assert ["started", "answered", "stopped"] * 2 == site.events
+
+
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Note what is to be run, instead of running it."""
