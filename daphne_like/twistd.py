@@ -117,27 +117,30 @@ def makeService(options: Options) -> Service:
         SystemExit: That was not possible; the reason is on stderr.
     """
     twistd_options: Mapping[str, object] = options.parent or {}
-    settings = options.settings
-    if not twistd_options.get("chroot"):
+    settings, stays = options.settings, not twistd_options.get("chroot")
+    if stays:
         settings = _with_absolute_paths(settings)
     command_line = options.command_line
     try:
         configure_logging(settings.log, TwistedHandler())
         application = load_application(settings.app, command_line.load_asgi_app)
         server = command_line.make_server(application, settings)
-        server.privilegedStartService()
+        if stays:
+            # Else where the paths lead, see _Program.
+            server.privilegedStartService()
     except ApplicationLoadError as error:
-        _leave(explain(error), error)
+        sys.stderr.write(f"{explain(error)}\n")
+        sys.exit(error.exit_status)
     except StartError as error:
-        _leave(f"daphne-like: {error}", error)
+        _leave(error)
     if any(twistd_options.get(name) is not None for name in ("chroot", "uid", "gid")):
         for module in _LATE_MODULES:
             importlib.import_module(module)
     return _Program(server)
 
 
-def _leave(text: str, error: StartError) -> NoReturn:
-    sys.stderr.write(f"{text}\n")
+def _leave(error: StartError) -> NoReturn:
+    sys.stderr.write(f"daphne-like: {error}\n")
     sys.exit(error.exit_status)
 
 
@@ -172,6 +175,19 @@ class _Program(Service):
 
     def __init__(self, server: Server) -> None:
         self._server = server
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the addresses, where that had to wait for another root.
+
+        Raises:
+            SystemExit: That was not possible; the reason is in twistd's log.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        try:
+            self._server.privilegedStartService()
+        except StartError as error:
+            _leave(error)
 
     def startService(self) -> None:
         """Serve as soon as the reactor runs, and stop when it stops."""

@@ -306,15 +306,16 @@ def events_of(*calls: Callable[[logging.Logger], object]) -> list[dict[str, Any]
     """Log to a logger whose handler is Twisted's log, and return the events."""
     from twisted.logger import globalLogPublisher
 
-    events: list[dict[str, Any]] = []
-    logger = logging.Logger("daphne_like.server")
+    events: list[Any] = []
+    observe: Any = events.append
+    logger = logging.Logger("daphne_like.server")  # noqa: LOG001 - of this test alone
     logger.addHandler(TwistedHandler())
-    globalLogPublisher.addObserver(events.append)
+    globalLogPublisher.addObserver(observe)
     try:
         for call in calls:
             call(logger)
     finally:
-        globalLogPublisher.removeObserver(events.append)
+        globalLogPublisher.removeObserver(observe)
     return events
 
 

@@ -355,7 +355,7 @@ def test_a_server_joins_a_reactor(reactor: FakeReactor, server: FakeServer) -> N
 def test_a_failure_to_start_stops_the_reactor_of_another_one(
     reactor: FakeReactor, server: FakeServer
 ) -> None:
-    """twistd has nothing else to do."""
+    """There is nothing else to do."""
     server.failure = ListenError("in use")
     join_reactor(server)
     reactor.run(installSignalHandlers=True)

@@ -27,8 +27,9 @@ PUBLIC_NAMES = {
         "StreamFailed",
         "WebSocketFailed",
     ],
-    "daphne_like.process": ["Runnable", "run_until_stopped"],
+    "daphne_like.process": ["Runnable", "join_reactor", "run_until_stopped"],
     "daphne_like.reactor": ["install", "new_event_loop"],
+    "daphne_like.resource": ["ASGIResource", "ApplicationService"],
     "daphne_like.server": ["Server", "run"],
     "daphne_like.settings": [
         "ENVIRONMENT_PREFIX",
@@ -46,6 +47,14 @@ PUBLIC_NAMES = {
         "TLSSettings",
         "WebSocketSettings",
         "read_toml",
+    ],
+    "daphne_like.twistd": ["Options", "makeService"],
+    "daphne_like.draining": [
+        "CANCEL_TIMEOUT",
+        "FLUSH_TIMEOUT",
+        "Connections",
+        "EverySecond",
+        "wind_down",
     ],
     "daphne_like.testing": ["WebSocketClient", "WebSocketClosed", "WebSocketRefused"],
     "daphne_like.listeners.endpoints": [

@@ -533,7 +533,7 @@ async def stopped(made: Server) -> None:
 def test_addresses_are_bound_before_privileges_are_given_up(
     make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """twistd calls it so; nobody can connect before the application has started."""
+    """And nobody can connect before the application has started."""
     fake = FakeReactor()
     monkeypatch.setattr(reactor, "install", lambda loop: fake)
     made = make()

@@ -207,7 +207,24 @@ def test_paths_in_another_root_are_left_alone(make: Make) -> None:
         "-u", "s", "--access-log", "a.log", APPLICATION, chroot="/srv"
     )._server.settings
 
+    assert not Path("s").exists()
     assert (("s",), "a.log") == (settings.bind.unix_socket, settings.log.access_log)
+
+
+def test_in_another_root_addresses_are_bound_later(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When twistd has changed the root, and not given up privileges yet."""
+    service = make("-u", "s", APPLICATION, chroot="/srv")
+    service.privilegedStartService()
+    assert Path("s").is_socket()
+
+    Path("taken").write_text("no socket", "utf-8")
+    service = make("-u", "taken", APPLICATION, chroot="/srv")
+    with pytest.raises(SystemExit) as raised:
+        service.privilegedStartService()
+    assert 1 == raised.value.code
+    assert "Listen failure: taken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["-", "logger", ""])
