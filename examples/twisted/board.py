@@ -33,9 +33,10 @@ class Board(Service):
     name = "board"
 
     def __init__(self) -> None:
-        self._notices: deque[str] = deque(maxlen=_MOST_NOTICES)
-        self._waiting: list[Deferred[str]] = []
-        self._posted = 0
+        self.count = 0
+        self._notices: deque[tuple[int, str]] = deque(maxlen=_MOST_NOTICES)
+        self._waiting: list[Deferred[tuple[int, str]]] = []
+        self._told = 0
         self._report = task.LoopingCall(self._tell)
 
     def startService(self) -> None:
@@ -52,27 +53,30 @@ class Board(Service):
             waiter.cancel()
 
     def _tell(self) -> None:
-        print(f"notices in the last minute: {self._posted}")
-        self._posted = 0
+        print(f"notices in the last minute: {self.count - self._told}")
+        self._told = self.count
 
     def latest(self) -> Deferred[list[str]]:
         """Return the notices, the oldest one first."""
-        return succeed([*self._notices])
+        return succeed([text for _, text in self._notices])
 
     def post(self, text: str) -> Deferred[int]:
-        """Add a notice; return how many there are."""
+        """Add a notice; return its number."""
         if not 0 < len(text) <= _LONGEST_NOTICE:
             return fail(ValueError(f"1 to {_LONGEST_NOTICE} characters, please"))
-        self._posted += 1
-        self._notices.append(text)
+        self.count += 1
+        self._notices.append((self.count, text))
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
-            waiter.callback(text)
-        return succeed(len(self._notices))
+            waiter.callback((self.count, text))
+        return succeed(self.count)
 
-    def next(self) -> Deferred[str]:
-        """Wait for the next notice."""
-        waiter: Deferred[str] = Deferred()
+    def after(self, number: int) -> Deferred[tuple[int, str]]:
+        """Return the number and text of the notice after another one; wait for it."""
+        for notice in self._notices:
+            if notice[0] > number:
+                return succeed(notice)
+        waiter: Deferred[tuple[int, str]] = Deferred()
         self._waiting.append(waiter)
         return waiter
 
@@ -86,10 +90,10 @@ class Lines(LineOnlyReceiver):
         self._board = board
 
     def lineReceived(self, line: bytes) -> None:
-        """Post a line, and answer with the number of notices."""
+        """Post a line, and answer with its number."""
         posting: Any = self._board.post(line.decode("utf-8", "replace").strip())
         posting.addCallbacks(
-            lambda count: self.sendLine(b"%d" % count),
+            lambda number: self.sendLine(b"%d" % number),
             lambda reason: self.sendLine(reason.getErrorMessage().encode()),
         )
 
@@ -139,16 +143,17 @@ class Application:
 
     async def _follow(self, receive: Any, send: Any) -> None:
         await receive()
-        notice = awaited(self._board.next())
+        number = self._board.count
         await send({"type": "websocket.accept"})
         gone = asyncio.ensure_future(receive())
         while True:
+            notice = awaited(self._board.after(number))
             await asyncio.wait([notice, gone], return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
+            if not notice.done() or notice.cancelled():
                 notice.cancel()
+                gone.cancel()
                 return
-            text = notice.result()
-            notice = awaited(self._board.next())
+            number, text = notice.result()
             await send({"type": "websocket.send", "text": text})
 
 
