@@ -89,7 +89,7 @@ def main(endpoint: str) -> None:
     """Serve until a signal comes."""
     core: Any = reactor
     resource = ASGIResource(application)
-    root, outer = Resource(), Resource()  # type: ignore[no-untyped-call]
+    root, outer = Resource(), Resource()
     root.putChild(b"twisted", Page())  # type: ignore[no-untyped-call]
     root.putChild(b"outer", outer)
     outer.putChild(b"inner", resource)
