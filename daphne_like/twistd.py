@@ -20,6 +20,7 @@ import atexit
 import importlib
 import logging
 import os
+import select
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,7 @@ def makeService(options: Options) -> Service:
         settings = _with_absolute_paths(settings)
     command_line = options.command_line
     try:
+        _check_daemon(twistd_options)
         configure_logging(settings.log, TwistedHandler())
         application = load_application(settings.app, command_line.load_asgi_app)
         server = command_line.make_server(application, settings)
@@ -137,6 +139,18 @@ def makeService(options: Options) -> Service:
         for module in _LATE_MODULES:
             importlib.import_module(module)
     return _Program(server)
+
+
+def _check_daemon(twistd_options: Mapping[str, object]) -> None:
+    """
+    Refuse to become a daemon where that would end in silence.
+
+    kqueue(2): "The queue is not inherited by a child created with fork(2)." The
+    event loop is one, and it is there before twistd forks.
+    """
+    # The newer runner, "twist", has no such option and never forks.
+    if hasattr(select, "kqueue") and not twistd_options.get("nodaemon", True):
+        raise SettingsError("no daemons on this system: use twistd -n")
 
 
 def _leave(error: StartError) -> NoReturn:

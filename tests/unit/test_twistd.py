@@ -6,6 +6,7 @@ import atexit
 import importlib
 import logging
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -186,6 +187,21 @@ def test_what_prevents_the_start_is_one_line(
     error = capsys.readouterr().err
     assert text in error
     assert 1 == error.count("\n")
+
+
+def test_no_daemon_where_event_loops_do_not_survive_a_fork(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On macOS and BSD that is one clear line, and `-n` works."""
+    monkeypatch.setattr(select, "kqueue", object, raising=False)
+    with pytest.raises(SystemExit):
+        make("-u", "s", APPLICATION, nodaemon=0)
+    assert "use twistd -n\n" in capsys.readouterr().err
+
+    make("-u", "s", APPLICATION, nodaemon=1)
+    make("-u", "t", APPLICATION)
+    monkeypatch.delattr(select, "kqueue")
+    make("-u", "u", APPLICATION, nodaemon=0)
 
 
 def test_paths_mean_what_they_mean_at_the_start(make: Make, tmp_path: Path) -> None:
