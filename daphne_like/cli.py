@@ -57,6 +57,7 @@ class CommandLineInterface:
             ``--daphne-compat`` it is called with Daphne's keywords, see
             :func:`~daphne_like.daphne_keywords.keywords_of_settings`.
         setting_defaults: A subclass may have other defaults, by the settings' names.
+        parser_class: Makes the parser.
         server: The instance of that class.
         parser: The argument parser; a subclass may add its own arguments.
         arg_proxy_host: The option ``--proxy-headers-host``.
@@ -69,9 +70,11 @@ class CommandLineInterface:
 
     setting_defaults: ClassVar[Mapping[str, object]] = {}
 
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+
     def __init__(self) -> None:
         self.server: Server | None = None
-        self.parser = argparse.ArgumentParser(
+        self.parser = self.parser_class(
             prog="daphne-like",
             usage="%(prog)s [option ...] [module:attribute]",
             description=self.description,
@@ -115,15 +118,9 @@ class CommandLineInterface:
         Raises:
             SystemExit: The arguments are wrong (2), or asked for help or version.
         """
-        options, unknown = self.parser.parse_known_args(args)
-        if unknown:
-            self._refuse(unknown)
         try:
-            settings = self._settings(vars(options))
-            if options.show_config:
-                print(settings.to_toml(), end="")
-                return 0
-            return self._serve(settings)
+            settings = self.read_settings(args)
+            return 0 if settings is None else self._serve(settings)
         except SettingsError as error:
             self.parser.error(str(error))
         except ApplicationLoadError as error:
@@ -136,6 +133,26 @@ class CommandLineInterface:
 
             logging.getLogger("daphne_like.server").critical("%s", error)
             return error.exit_status
+
+    def read_settings(self, args: Sequence[str]) -> Settings | None:
+        """
+        Merge the arguments with the other sources of settings.
+
+        Returns:
+            None when they asked for no more than to see the settings.
+
+        Raises:
+            SettingsError: A setting is wrong.
+            SystemExit: As :meth:`run`.
+        """
+        options, unknown = self.parser.parse_known_args(args)
+        if unknown:
+            self._refuse(unknown)
+        settings = self._settings(vars(options))
+        if options.show_config:
+            print(settings.to_toml(), end="")
+            return None
+        return settings
 
     def load_asgi_app(self, asgi_app_path: str) -> object:
         """
@@ -168,10 +185,11 @@ class CommandLineInterface:
                     raise error.__cause__ from None
                 raise
 
-        server.run(settings, load, self._make_server)
+        server.run(settings, load, self.make_server)
         return 0
 
-    def _make_server(self, application: ASGIApplication, settings: Settings) -> Server:
+    def make_server(self, application: ASGIApplication, settings: Settings) -> Server:
+        """Return the server; see ``server_class``."""
         from daphne_like import server
 
         if self.server_class is None:

@@ -32,11 +32,11 @@ from daphne_like.observability.logs import bridge_twisted_logging
 from daphne_like.reactor import install
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence, Sized
+    from collections.abc import Callable, Coroutine, Sequence, Sized
 
     from daphne_like.systemd import Notifier
 
-__all__ = ["Runnable", "notifier_of_systemd", "run_until_stopped"]
+__all__ = ["Runnable", "join_reactor", "notifier_of_systemd", "run_until_stopped"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -127,6 +127,28 @@ def notifier_of_systemd() -> Notifier | None:
     return Notifier.take(os.environ)
 
 
+def join_reactor(server: Runnable, loop: str = "auto", *, debug: bool = False) -> None:
+    """
+    Do the same in a reactor which is somebody else's to run, such as ``twistd``'s.
+
+    The server starts with the reactor, and a failure of that stops the reactor.
+    Signals are obeyed as they are by :func:`run_until_stopped`.
+
+    Args:
+        server: See :func:`run_until_stopped`.
+        loop: See :func:`run_until_stopped`.
+        debug: See :func:`run_until_stopped`.
+
+    Raises:
+        SettingsError: As :func:`run_until_stopped`.
+    """
+    threads = _thread_count()
+    reactor = install(loop)
+    _raise_descriptor_limit()
+    process = _Process(server, reactor, threads, debug, notifier_of_systemd())
+    process.join(signal_handlers=True, shut_down=process.shut_down_for_good)
+
+
 class _Process:
     """The reactor with one server in it."""
 
@@ -158,12 +180,7 @@ class _Process:
         reactor = self._reactor
         if signal_handlers:
             before = {number: signal.getsignal(number) for number in self._signals_used}
-            # When the reactor runs: it installs handlers of its own.
-            reactor.callWhenRunning(self._install_signal_handlers)
-        # One turn later, since then the loop runs.
-        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
-        # Before the shutdown of everything else, while the loop still runs.
-        reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        self.join(signal_handlers, self._shut_down)
         reactor.run(installSignalHandlers=signal_handlers)
         if self._loop is not None:
             self._loop.run_until_complete(_end_leftovers(self._loop))
@@ -172,6 +189,19 @@ class _Process:
         if signal_handlers:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def join(
+        self, signal_handlers: bool, shut_down: Callable[[], Deferred[None]]
+    ) -> None:
+        """Start and end with the reactor."""
+        reactor = self._reactor
+        if signal_handlers:
+            # When the reactor runs: it installs handlers of its own.
+            reactor.callWhenRunning(self._install_signal_handlers)
+        # One turn later, since then the loop runs.
+        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
+        # Before the shutdown of everything else, while the loop still runs.
+        reactor.addSystemEventTrigger("before", "shutdown", shut_down)
 
     def _begin(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
@@ -212,6 +242,17 @@ class _Process:
 
     def _remaining(self) -> str:
         return f"Stopping, open connections: {len(self._server.connections)}"
+
+    def shut_down_for_good(self) -> Deferred[None]:
+        """End what the application has left behind, too: the loop won't run again."""
+        stopped = self._shut_down()
+        if self._loop is not None:
+            stopped.addCallback(
+                lambda _: Deferred.fromFuture(
+                    asyncio.ensure_future(_end_leftovers(asyncio.get_running_loop()))
+                )
+            )
+        return stopped
 
     # -- Signals ---------------------------------------------------------------
 
@@ -271,6 +312,8 @@ class _Process:
         # Without a free descriptor libuv drops new connections in silence.
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
+        except FileNotFoundError:
+            pass  # after a chroot
         except OSError as error:
             self._descriptors_exhausted(error)
 

@@ -26,7 +26,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -45,6 +45,13 @@ from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.scope import daphne_scope
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.daphne_keywords import settings_of_keywords
+from daphne_like.draining import (
+    CANCEL_TIMEOUT,
+    FLUSH_TIMEOUT,
+    Connections,
+    EverySecond,
+    wind_down,
+)
 from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
@@ -61,17 +68,17 @@ from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_l
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.interfaces import LiveConnection
 from daphne_like.protocols.negotiation import HTTPFactory
 from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
     from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.listeners.endpoints import SocketEndpoint
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
@@ -84,17 +91,6 @@ _logger = logging.getLogger("daphne_like.server")
 
 # What is spoken, by the setting.
 _VERSIONS = {"auto": "HTTP/1.1 and 2", "1.1": "HTTP/1.1", "2": "HTTP/2"}
-# A shorter wait needs no explanation.
-_NOTICED_WAIT = 0.5
-# How long cancelled applications get to end. The manager gives each of them up
-# a little earlier, with a line in the log.
-_CANCEL_TIMEOUT = 6.0
-# How long the requests of the last connections may be under way.
-_LAST_REQUESTS_TIMEOUT = 0.1
-# Until what asyncio has accepted is a connection.
-_TURNS_TO_CONNECT = 4
-# How long connections get to write their last bytes.
-_FLUSH_TIMEOUT = 1.0
 
 
 class Server(Service):
@@ -173,7 +169,7 @@ class Server(Service):
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = _Connections()
+        self.connections = Connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
@@ -182,12 +178,43 @@ class Server(Service):
         self._running_reactor: Any = None
         self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
+        self._is_bound = False
         self._life: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._patience_lost = asyncio.Event()
 
     # -- The life of the service ---------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind, since twistd gives up the privileges of root after this (IService).
+
+        Nobody can connect yet. Endpoints which are Twisted's listen only when the
+        application has started.
+
+        Raises:
+            ListenError: An address can't be bound.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        if self._is_bound:
+            return
+        try:
+            bind_all(self._own_endpoints)
+        except BaseException:
+            self._unbind()
+            raise
+        self._is_bound = True
+
+    def _unbind(self) -> None:
+        self._is_bound = False
+        for endpoint in self._own_endpoints:
+            endpoint.close()
+
+    @property
+    def _own_endpoints(self) -> list[SocketEndpoint]:
+        pairs = (*self._endpoints, *self._redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
     def startService(self) -> None:
         """
@@ -214,6 +241,7 @@ class Server(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         if self._life is None:
+            self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
 
@@ -274,8 +302,8 @@ class Server(Service):
         """The seconds which :meth:`shutdown` may take."""
         return (
             self.settings.lifecycle.timeout_graceful_shutdown
-            + _CANCEL_TIMEOUT
-            + 2 * _FLUSH_TIMEOUT
+            + CANCEL_TIMEOUT
+            + 2 * FLUSH_TIMEOUT
             + (self.settings.app.timeout_shutdown or inf)
         )
 
@@ -287,7 +315,7 @@ class Server(Service):
         if self._life is not None and not self._life.done():
             raise RuntimeError("the server has been started already")
         self.failure = None
-        self.connections = _Connections()
+        self.connections = Connections()
         for event in (self._serving, self._stop_asked, self._patience_lost):
             event.clear()
         self._life = asyncio.ensure_future(self._live())
@@ -312,6 +340,7 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
+            ending.callback(self._unbind)
             access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)
@@ -319,9 +348,8 @@ class Server(Service):
             if self._action_logger is not None:
                 exchange_log = ActionLog(self._action_logger, access_log)
             endpoints = self._with_twisted_endpoints()
-            for socket_endpoint in self._own_endpoints:
-                ending.callback(socket_endpoint.close)
-            bind_all(self._own_endpoints)
+            if not self._is_bound:
+                bind_all(self._own_endpoints)
 
             lifespan = Lifespan(
                 self._application,
@@ -384,7 +412,7 @@ class Server(Service):
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
                 duties.append(access_log.flush)
-            ending.enter_context(_EverySecond(loop, duties))
+            ending.enter_context(EverySecond(loop, duties))
             ending.push_async_callback(self._drain, manager)
             for text, endpoint in endpoints:
                 scheme = scheme_of(text, endpoint)
@@ -422,11 +450,6 @@ class Server(Service):
             assert endpoint is not None
             self.listeners.append(await _listen(text, endpoint, HTTPFactory(context)))
 
-    @property
-    def _own_endpoints(self) -> list[SocketEndpoint]:
-        pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
-
     def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
         """Add those endpoints which are Twisted's: they need the reactor."""
         endpoints: list[tuple[str, IStreamServerEndpoint]] = []
@@ -444,62 +467,12 @@ class Server(Service):
         if not self._serving.is_set():
             self.force()  # the start has failed
         await self._stop_listening()
-        await self._take_last_requests()
-        self.connections.drain()
-        await self._wait_patiently(manager)
-        if manager.running:
-            manager.cancel_all()
-            await _within(_CANCEL_TIMEOUT, manager.ended())
-        await _within(_FLUSH_TIMEOUT, self.connections.emptied())
-        if self.connections:
-            _logger.warning("Connections that are cut: %d", len(self.connections))
-        for connection in list(self.connections):
-            connection.stop()
-        await _within(_FLUSH_TIMEOUT, self.connections.emptied())
-
-    async def _take_last_requests(self) -> None:
-        """
-        Let those who connected at the last moment send what they have come for.
-
-        Nobody else answers them, although a successor may already wait for the
-        next client on the same socket.
-        """
-        for _ in range(_TURNS_TO_CONNECT):
-            await asyncio.sleep(0)
-        patience = min(
-            _LAST_REQUESTS_TIMEOUT, self.settings.lifecycle.timeout_graceful_shutdown
+        await wind_down(
+            self.connections,
+            manager,
+            self.settings.lifecycle.timeout_graceful_shutdown,
+            self._patience_lost,
         )
-        if self.connections and patience:
-            await _within(patience, self._patience_lost.wait())
-
-    async def _wait_patiently(self, manager: ApplicationManager) -> None:
-        """Wait until nothing is in flight, time is up, or :meth:`force` is called."""
-
-        async def all_quiet() -> None:
-            await self.connections.emptied()
-            await manager.ended()
-
-        def explain() -> None:
-            _logger.info(
-                "Waiting for %d connections and %d requests to end",
-                len(self.connections),
-                len(manager.running),
-            )
-
-        # Not for what ends by itself in an instant.
-        explaining = asyncio.get_running_loop().call_later(_NOTICED_WAIT, explain)
-        waits = [
-            asyncio.ensure_future(all_quiet()),
-            asyncio.ensure_future(self._patience_lost.wait()),
-        ]
-        await asyncio.wait(
-            waits,
-            timeout=self.settings.lifecycle.timeout_graceful_shutdown,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        explaining.cancel()
-        for wait in waits:
-            wait.cancel()
 
     async def _stop_listening(self) -> None:
         listeners, self.listeners = self.listeners, []
@@ -582,8 +555,7 @@ class Server(Service):
             bind_all(self._own_endpoints)
             self.ready_callable()
         except BaseException as error:
-            for endpoint in self._own_endpoints:
-                endpoint.close()
+            self._unbind()
             if not isinstance(error, StartError):
                 raise
             self._report(error)
@@ -730,73 +702,3 @@ async def _listen(
 def _addresses(port: IListeningPort) -> Iterable[Any]:
     """Tell the addresses of a listener; their classes differ."""
     return port.addresses() if isinstance(port, LoopPort) else [port.getHost()]
-
-
-async def _within(timeout: float, awaitable: Coroutine[Any, Any, object]) -> None:
-    """Wait for something, but not too long."""
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(awaitable, timeout)
-
-
-class _Connections(set[LiveConnection]):
-    """The live connections: can be drained, and tell when they are all gone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._draining = False
-        self._waiters: list[asyncio.Future[None]] = []
-
-    def add(self, connection: LiveConnection) -> None:
-        """Take in a connection; one that was accepted at the last moment drains."""
-        super().add(connection)
-        if self._draining:
-            asyncio.get_running_loop().call_soon(connection.drain)
-
-    def discard(self, connection: object) -> None:
-        """Remove a connection that is lost."""
-        super().discard(cast("LiveConnection", connection))
-        if not self:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def drain(self) -> None:
-        """Let each answer what it has received, and close."""
-        self._draining = True
-        for connection in list(self):
-            connection.drain()
-
-    async def emptied(self) -> None:
-        """Wait until there is none."""
-        if self:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-
-
-class _EverySecond:
-    """Does what is due once a second, just after the second has begun; and at the end."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, duties: Sequence[Callable[[], object]]
-    ) -> None:
-        self._loop = loop
-        self._duties = duties
-
-    def __enter__(self) -> None:
-        self._schedule()
-
-    def __exit__(self, *error: object) -> None:
-        self._timer.cancel()
-        for duty in self._duties:
-            duty()
-
-    def _schedule(self) -> None:
-        self._timer = self._loop.call_later(1 - time.time() % 1, self._tick)
-
-    def _tick(self) -> None:
-        self._schedule()
-        for duty in self._duties:
-            # One by one, so that none suffers when another one raises.
-            self._loop.call_soon(duty)

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
     from daphne_like.settings import LogSettings
 
-__all__ = ["bridge_twisted_logging", "configure_logging", "join_daphne_loggers"]
+__all__ = [
+    "TwistedHandler",
+    "bridge_twisted_logging",
+    "configure_logging",
+    "join_daphne_loggers",
+]
 
 # By verbosity. At 3 the event loop is in debug mode too, which is the server's part.
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG, logging.DEBUG)
@@ -36,7 +41,9 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG, logging.DEBUG)
 _bridged = False
 
 
-def configure_logging(settings: LogSettings) -> None:
+def configure_logging(
+    settings: LogSettings, handler: logging.Handler | None = None
+) -> None:
     """
     Configure :mod:`logging`: by a file if one is given, else lines on stderr.
 
@@ -44,6 +51,10 @@ def configure_logging(settings: LogSettings) -> None:
     :func:`logging.basicConfig` does, so that an embedding program keeps its own.
     With a file, neither verbosity nor level nor format matter; the loggers it
     doesn't name stay enabled unless it says ``disable_existing_loggers``.
+
+    Args:
+        settings: What is logged, and how.
+        handler: Takes the lines in place of stderr, in a format of its own.
 
     Raises:
         SettingsError: The file can't be read, or is no logging configuration.
@@ -56,7 +67,10 @@ def configure_logging(settings: LogSettings) -> None:
         if settings.log_level is None
         else getattr(logging, settings.log_level.upper())
     )
-    logging.basicConfig(level=level, format=settings.log_fmt)
+    if handler is None:
+        logging.basicConfig(level=level, format=settings.log_fmt)
+    else:
+        logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
     if settings.verbosity < 2:
         # Twisted tells of each factory and port it starts, which are not the user's.
         logging.getLogger("twisted").setLevel(logging.WARNING)
@@ -114,6 +128,32 @@ def join_daphne_loggers(verbosity: int) -> None:
         logging.getLogger("twisted").parent = daphne
     # Makes logging forget which levels it has found to be enabled.
     daphne.setLevel(daphne.level)
+
+
+class TwistedHandler(logging.Handler):
+    """
+    Passes records on to Twisted's log, for programs whose log that is.
+
+    Twisted's own events may come from the other side, through
+    :class:`twisted.logger.STDLibLogObserver`; those aren't sent back.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Make an event of a record."""
+        from twisted.logger import Logger, LogLevel
+
+        if record.name.partition(".")[0] == "twisted":
+            return
+        levels = (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error)
+        rank = min(record.levelno // 10 - 1, 4)
+        level = LogLevel.critical if rank == 4 else levels[max(rank, 0)]
+        try:
+            text = self.format(record)
+            # Without a source: what logs is a module, not an object.
+            logger = Logger(namespace=record.name)
+            logger.emit(level, "{text}", text=text, log_time=record.created)
+        except Exception:  # noqa: BLE001 - as all handlers do
+            self.handleError(record)
 
 
 def _configure_from_file(path: str) -> None:

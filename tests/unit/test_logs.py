@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,13 @@ from typing import Any
 
 import pytest
 import twisted.logger
-from twisted.logger import LogBeginner, Logger, LogPublisher
+from twisted.logger import LogBeginner, Logger, LogPublisher, formatEvent
 from twisted.python.failure import Failure
 
 from daphne_like.errors import SettingsError
 from daphne_like.observability import logs
 from daphne_like.observability.logs import (
+    TwistedHandler,
     bridge_twisted_logging,
     configure_logging,
     join_daphne_loggers,
@@ -329,3 +331,83 @@ def test_handlers_of_daphnes_logger_get_our_records(
             logger.setLevel(level)
 
     assert told == stream.getvalue().splitlines()
+
+
+# -- Twisted's log -----------------------------------------------------------
+
+
+def events_of(*calls: Callable[[logging.Logger], object]) -> list[dict[str, Any]]:
+    """Log to a logger whose handler is Twisted's log, and return the events."""
+    from twisted.logger import globalLogPublisher
+
+    events: list[Any] = []
+    observe: Any = events.append
+    logger = logging.Logger("daphne_like.server")  # noqa: LOG001 - of this test alone
+    logger.addHandler(TwistedHandler())
+    globalLogPublisher.addObserver(observe)
+    try:
+        for call in calls:
+            call(logger)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    return events
+
+
+def test_records_are_events_of_twisted() -> None:
+    """Text, level, time and logger's name are those of the record."""
+    levels = [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, 50, 90, 5]
+    before = time.time()
+
+    def log(logger: logging.Logger) -> None:
+        for level in levels:
+            logger.log(level, "a {brace} %d", 1)
+
+    events = events_of(log)
+
+    names = ["debug", "info", "warn", "error", "critical", "critical", "debug"]
+    assert names == [event["log_level"].name for event in events]
+    assert {"a {brace} 1"} == {formatEvent(event) for event in events}
+    assert {"daphne_like.server"} == {event["log_namespace"] for event in events}
+    assert all(before <= event["log_time"] <= time.time() for event in events)
+
+
+def test_tracebacks_are_part_of_the_event() -> None:
+    """With their causes, which Twisted's own would leave out."""
+
+    def fail(logger: logging.Logger) -> None:
+        try:
+            raise ZeroDivisionError from KeyError("cause")
+        except ZeroDivisionError:
+            logger.exception("It failed")
+
+    [event] = events_of(fail)
+    text = formatEvent(event)
+    assert text.startswith("It failed\nKeyError: 'cause'\n")
+    assert "ZeroDivisionError" in text
+
+
+def test_events_do_not_go_round_in_circles() -> None:
+    """What came from Twisted isn't sent back."""
+    record = logging.LogRecord("twisted", logging.INFO, "", 0, "event", (), None)
+
+    assert [] == events_of(lambda logger: logger.handle(record))
+
+
+def test_a_record_that_can_not_be_formatted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is told as logging tells it, and harms nobody."""
+    assert [] == events_of(lambda logger: logger.info("%d", "x"))
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_a_handler_of_the_callers() -> None:
+    """It gets the bare messages, of the levels which the settings say."""
+    handler = logging.NullHandler()
+    with unconfigured_logging() as root:
+        configure_logging(LogSettings(verbosity=0), handler)
+
+        assert [handler] == root.handlers
+        assert logging.WARNING == root.level
+    record = logging.LogRecord("x", logging.INFO, "", 0, "text", (), None)
+    assert "text" == handler.format(record)

@@ -21,7 +21,12 @@ from twisted.internet.error import ReactorNotRunning
 
 from daphne_like import process
 from daphne_like.errors import ListenError, SettingsError
-from daphne_like.process import _end_leftovers, _Process, run_until_stopped
+from daphne_like.process import (
+    _end_leftovers,
+    _Process,
+    join_reactor,
+    run_until_stopped,
+)
 from daphne_like.reactor import new_event_loop
 
 
@@ -428,6 +433,56 @@ def test_a_reload_that_fails_is_over_too(
 
     assert isinstance(errors[0]["exception"], ZeroDivisionError)
     assert "READY" in systemds.take()[3]
+
+
+# -- In a reactor which another one runs ---------------------------------------------
+
+
+def test_a_server_joins_a_reactor(reactor: FakeReactor, server: FakeServer) -> None:
+    """It starts and ends with that, and ends what the application has left behind."""
+    ended: list[str] = []
+
+    async def leftover() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("leftover")
+
+    def script() -> None:
+        task = reactor.loop.create_task(leftover())
+        task.add_done_callback(lambda _: ended.append("task"))
+        reactor.loop.call_soon(reactor.stop)
+
+    reactor.script = script
+    join_reactor(server)
+    assert [] == server.events
+    reactor.run(installSignalHandlers=True)
+
+    assert ["startup", "shutdown"] == server.events
+    assert ["leftover", "task"] == ended
+
+
+def test_a_failure_to_start_stops_the_reactor_of_another_one(
+    reactor: FakeReactor, server: FakeServer
+) -> None:
+    """There is nothing else to do."""
+    server.failure = ListenError("in use")
+    join_reactor(server)
+    reactor.run(installSignalHandlers=True)
+
+    assert reactor.stopped
+
+
+def test_a_reactor_may_stop_before_the_server_has_begun(
+    reactor: FakeReactor, server: FakeServer
+) -> None:
+    """Then there is nothing behind it to end."""
+    join_reactor(server)
+    reactor.started.clear()
+    reactor.script = reactor.stop
+    reactor.run(installSignalHandlers=True)
+
+    assert ["shutdown"] == server.events
 
 
 # -- What is left behind -------------------------------------------------------------------

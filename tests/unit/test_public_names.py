@@ -34,8 +34,14 @@ PUBLIC_NAMES = {
         "get_default_application",
     ],
     "daphne_like.observability.action_log": ["ActionLog", "ActionLogger"],
-    "daphne_like.process": ["Runnable", "run_until_stopped"],
+    "daphne_like.process": [
+        "Runnable",
+        "join_reactor",
+        "notifier_of_systemd",
+        "run_until_stopped",
+    ],
     "daphne_like.reactor": ["install", "new_event_loop"],
+    "daphne_like.resource": ["ASGIResource", "ApplicationService"],
     "daphne_like.server": ["Server", "run"],
     "daphne_like.settings": [
         "ENVIRONMENT_PREFIX",
@@ -67,6 +73,14 @@ PUBLIC_NAMES = {
     "daphne_like.aliases": ["AliasFinder", "install"],
     "daphne_like.endpoints": ["build_endpoint_description_strings"],
     "daphne_like.utils": ["import_by_path", "parse_x_forwarded_for"],
+    "daphne_like.twistd": ["Options", "makeService"],
+    "daphne_like.draining": [
+        "CANCEL_TIMEOUT",
+        "FLUSH_TIMEOUT",
+        "Connections",
+        "EverySecond",
+        "wind_down",
+    ],
     "daphne_like.listeners.endpoints": [
         "LoopPort",
         "SocketEndpoint",

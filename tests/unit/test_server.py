@@ -594,38 +594,6 @@ def test_a_connection_accepted_at_the_last_moment(
     run_on(loop, scenario())
 
 
-def test_a_late_connection_drains(log: RecordedLog) -> None:
-    """Whatever joins the connections after they were drained is drained, too."""
-
-    class Connection:
-        drained = 0
-
-        def drain(self) -> None:
-            self.drained += 1
-
-    async def scenario() -> None:
-        connections: Any = server._Connections()
-        early, late = Connection(), Connection()
-        connections.add(early)
-        connections.drain()
-        connections.add(late)
-        assert (1, 0) == (early.drained, late.drained)
-        await asyncio.sleep(0)
-        assert (1, 1) == (early.drained, late.drained)
-
-        empty = [asyncio.ensure_future(connections.emptied()) for _ in range(2)]
-        await asyncio.sleep(0)
-        connections.discard(early)
-        connections.discard(early)
-        await asyncio.sleep(0)
-        assert not empty[0].done()
-        connections.discard(late)
-        await asyncio.gather(*empty)
-        await connections.emptied()
-
-    run_on("asyncio", scenario())
-
-
 def test_trusting_everybody_is_told_once(make: Make, log: RecordedLog) -> None:
     """A trust list with `*` is a warning at the start; other lists are none."""
 
@@ -638,50 +606,6 @@ def test_trusting_everybody_is_told_once(make: Make, log: RecordedLog) -> None:
     run_on("asyncio", scenario())
     [line] = log.take()
     assert line.startswith("WARNING forwarded_allow_ips holds *")
-
-
-# -- Each second -------------------------------------------------------------------------
-
-
-class FakeLoop:
-    """A loop which calls back when the test says so."""
-
-    def __init__(self) -> None:
-        self.delays: list[float] = []
-        self.later: Callable[[], None] = lambda: None
-        self.soon: list[Callable[[], None]] = []
-        self.cancelled = False
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> FakeLoop:
-        """Note what is to be called."""
-        self.delays.append(delay)
-        self.later = callback
-        return self
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Note what is to be called."""
-        self.soon.append(callback)
-
-    def cancel(self) -> None:
-        """Note that the timer is cancelled."""
-        self.cancelled = True
-
-
-def test_duties_are_done_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Just after the second begins; one by one, so that none can stop the others."""
-    loop, done = FakeLoop(), []
-    monkeypatch.setattr("time.time", lambda: 100.25)
-    duties = [lambda: done.append("first"), lambda: done.append("second")]
-
-    with server._EverySecond(loop, duties):  # type: ignore[arg-type]
-        assert [0.75] == loop.delays
-        loop.later()
-        assert [0.75, 0.75] == loop.delays
-        assert duties == loop.soon
-        assert [] == done
-
-    assert loop.cancelled
-    assert ["first", "second"] == done
 
 
 # -- A Twisted service, and a process of its own ---------------------------------------
@@ -745,6 +669,90 @@ def test_a_service_may_be_stopped_before_it_started(
 
     run_on("asyncio", scenario())
     assert [] == site.events
+
+
+async def stopped(made: Server) -> None:
+    """Stop a service."""
+    await made.stopService().asFuture(asyncio.get_running_loop())
+
+
+def test_addresses_are_bound_before_privileges_are_given_up(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody can connect before the application has started."""
+    fake = FakeReactor()
+    monkeypatch.setattr(reactor, "install", lambda loop: fake)
+    made = make()
+
+    made.privilegedStartService()
+    made.privilegedStartService()
+
+    bound = path.stat().st_ino
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(str(path))
+    made.startService()
+
+    async def scenario() -> None:
+        fake.begin()
+        while not made.listeners:
+            await asyncio.sleep(0)
+        assert bound == path.stat().st_ino
+        _, writer = await connect(path)
+        writer.close()
+        await stopped(made)
+        assert not path.exists()
+
+    run_on("asyncio", scenario())
+
+
+def test_an_address_in_use_is_told_before_privileges_are_given_up(
+    make: Make, path: Path
+) -> None:
+    """What was bound before it is given up."""
+    other = path.parent / "taken"
+    other.write_text("", "utf-8")
+    made = make(endpoints=[f"unix:{path}", f"unix:{other}"])
+
+    with pytest.raises(ListenError, match="taken"):
+        made.privilegedStartService()
+
+    assert not path.exists()
+
+
+def test_what_was_bound_is_given_up_without_a_start(make: Make, path: Path) -> None:
+    """Stopping a service that never started leaves no socket behind."""
+    made = make()
+    made.privilegedStartService()
+    assert path.exists()
+
+    assert made.stopService().called
+    assert not path.exists()
+
+
+def test_a_service_may_start_again(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same addresses, with a lifespan of its own."""
+    fake = FakeReactor()
+    monkeypatch.setattr(reactor, "install", lambda loop: fake)
+    made = make()
+    site.gate.set()
+
+    async def scenario() -> None:
+        for _ in range(2):
+            made.privilegedStartService()
+            made.startService()
+            fake.begin()
+            while not made.listeners:
+                await asyncio.sleep(0)
+            reader, writer = await connect(path)
+            writer.write(REQUEST)
+            assert (await reader.readline()).endswith(b" 200 OK\r\n")
+            writer.close()
+            await stopped(made)
+
+    run_on("asyncio", scenario())
+    assert ["started", "answered", "stopped"] * 2 == site.events
 
 
 @pytest.fixture
