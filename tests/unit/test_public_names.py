@@ -27,7 +27,12 @@ PUBLIC_NAMES = {
         "StreamFailed",
         "WebSocketFailed",
     ],
-    "daphne_like.process": ["Runnable", "run_until_stopped"],
+    "daphne_like.process": [
+        "Runnable",
+        "notifier_of_systemd",
+        "run_until_stopped",
+        "with_sockets_of_systemd",
+    ],
     "daphne_like.reactor": ["install", "new_event_loop"],
     "daphne_like.server": ["Server", "run"],
     "daphne_like.settings": [
