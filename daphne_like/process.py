@@ -34,9 +34,16 @@ from daphne_like.reactor import install
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence, Sized
 
+    from daphne_like.settings import Settings
     from daphne_like.systemd import Notifier
 
-__all__ = ["Runnable", "join_reactor", "notifier_of_systemd", "run_until_stopped"]
+__all__ = [
+    "Runnable",
+    "join_reactor",
+    "notifier_of_systemd",
+    "run_until_stopped",
+    "with_sockets_of_systemd",
+]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -110,8 +117,25 @@ def run_until_stopped(
     reactor = install(loop)
     bridge_twisted_logging()
     _raise_descriptor_limit()
-    notifier = notifier_of_systemd()
-    _Process(server, reactor, threads, debug, notifier).run(signal_handlers)
+    _Process(server, reactor, threads, debug).run(signal_handlers)
+
+
+def with_sockets_of_systemd(settings: Settings) -> Settings:
+    """
+    Listen on the sockets which systemd has passed, if no address is given.
+
+    It takes them out of the environment, so best before anything else may start
+    processes.
+
+    Raises:
+        SettingsError: The environment is garbled.
+    """
+    # Of the two Twisted may have taken the first one.
+    if "LISTEN_FDS" not in os.environ and "LISTEN_FDNAMES" not in os.environ:
+        return settings
+    from daphne_like.systemd import with_passed_sockets
+
+    return with_passed_sockets(settings)
 
 
 def notifier_of_systemd() -> Notifier | None:
@@ -145,7 +169,7 @@ def join_reactor(server: Runnable, loop: str = "auto", *, debug: bool = False) -
     threads = _thread_count()
     reactor = install(loop)
     _raise_descriptor_limit()
-    process = _Process(server, reactor, threads, debug, notifier_of_systemd())
+    process = _Process(server, reactor, threads, debug)
     process.join(signal_handlers=True, shut_down=process.shut_down_for_good)
 
 
@@ -153,15 +177,10 @@ class _Process:
     """The reactor with one server in it."""
 
     def __init__(
-        self,
-        server: Runnable,
-        reactor: Any,
-        threads: int,
-        debug: bool,
-        notifier: Notifier | None = None,
+        self, server: Runnable, reactor: Any, threads: int, debug: bool
     ) -> None:
         self._server = server
-        self._notifier = notifier
+        self._notifier = notifier_of_systemd()
         self._reactor = reactor
         self._threads = threads
         self._debug = debug

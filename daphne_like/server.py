@@ -622,10 +622,7 @@ def run(
     bridge_twisted_logging()
     try:
         # And before it can start children.
-        if "LISTEN_FDS" in os.environ or "LISTEN_FDNAMES" in os.environ:
-            from daphne_like.systemd import with_passed_sockets
-
-            settings = with_passed_sockets(settings)
+        settings = process.with_sockets_of_systemd(settings)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:

@@ -101,9 +101,8 @@ def with_passed_sockets(settings: Settings) -> Settings:
         return replace(
             settings, bind=replace(bind, fd=tuple(sock.number for sock in sockets))
         )
-    if not bind.fd and not any(
-        text.startswith(("systemd:", "fd:")) for text in strings
-    ):
+    # Also within another one: haproxy:systemd:...
+    if not bind.fd and not any("systemd:" in text or "fd:" in text for text in strings):
         _logger.info(
             "The sockets which systemd has passed (%s) are not used, since other "
             "addresses are given",

@@ -1,9 +1,9 @@
 """
 Endpoint strings to listening ports.
 
-``tcp:``, ``unix:``, ``fd:``, ``systemd:``, ``ssl:`` and ``tls:`` are ours and listen through the
-event loop (:mod:`~daphne_like.listeners.transports` tells why); every other string
-is Twisted's, with Twisted's transports under the same protocols.
+``tcp:``, ``unix:``, ``fd:``, ``systemd:``, ``ssl:`` and ``tls:`` are ours and listen
+through the event loop (:mod:`~daphne_like.listeners.transports` tells why); every
+other string is Twisted's, with Twisted's transports under the same protocols.
 
 An endpoint of ours first binds and later listens. What is in use is then found
 before the application is started, and nobody can connect before it has.

@@ -178,6 +178,21 @@ def test_endpoint_strings_choose_sockets(
     assert b"hello" == ask(server.url)
 
 
+def test_endpoints_of_twisted_take_sockets(systemd: Systemd) -> None:
+    """Wrappers of Twisted's, such as that for HAProxy, find systemd's sockets, too."""
+    server = systemd.start_until_ready(
+        *("-e", "haproxy:systemd:domain=INET:index=0"),
+        sockets=[systemd.listen()],
+        names="web",
+    )
+
+    with connect(server.url) as sock:
+        line = b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 80\r\n"
+        sock.sendall(line + request("/hello"))
+        assert b"hello" == answered(sock)
+    assert "are not used" not in server.log
+
+
 def test_given_addresses_win(systemd: Systemd) -> None:
     """The log tells which sockets are left out."""
     server = systemd.start_until_ready("-p", "0", sockets=[systemd.listen()], names="a")

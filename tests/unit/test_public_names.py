@@ -39,6 +39,7 @@ PUBLIC_NAMES = {
         "join_reactor",
         "notifier_of_systemd",
         "run_until_stopped",
+        "with_sockets_of_systemd",
     ],
     "daphne_like.reactor": ["install", "new_event_loop"],
     "daphne_like.resource": ["ASGIResource", "ApplicationService"],

@@ -214,7 +214,12 @@ def test_given_addresses_win(given: dict[str, object], log: RecordedLog) -> None
 
 @pytest.mark.usefixtures("passed")
 @pytest.mark.parametrize(
-    "given", [{"fd": 3}, {"endpoint": ["systemd:index=0", "tcp:80"]}]
+    "given",
+    [
+        {"fd": 3},
+        {"endpoint": ["systemd:index=0", "tcp:80"]},
+        {"endpoint": "haproxy:systemd:domain=INET:index=0"},
+    ],
 )
 def test_who_names_sockets_needs_no_hint(
     given: dict[str, object], log: RecordedLog
