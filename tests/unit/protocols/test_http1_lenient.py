@@ -187,7 +187,10 @@ def test_that_is_all_the_leniency(name: str) -> None:
 @pytest.mark.parametrize("fields", GARBLED_FRAMING.values(), ids=GARBLED_FRAMING)
 def test_ambiguous_framing_is_refused(fields: tuple[bytes, ...]) -> None:
     """What smuggles requests past a proxy is refused as ever."""
-    assert 400 == read(post(*fields, body=b"5\r\nhello\r\n0\r\n\r\n")).rejected
+    outcome = read(post(*fields, body=b"5\r\nhello\r\n0\r\n\r\n"))
+
+    # Older parsers leave an empty coding to us, who know none.
+    assert outcome.rejected in (400, 501)
 
 
 @pytest.mark.parametrize("coding", UNKNOWN_CODINGS)
