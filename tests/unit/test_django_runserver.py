@@ -230,7 +230,7 @@ def test_host_names_in_ipv6(
         return [(family, 0, 0, "", ("2001:db8::1", 0, 0, 0))]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    shown = runserver("-6", "example.org:7000")
+    shown = runserver("-6", "example.org:0")
 
     assert ("2001:db8::1",) == value("bind")
     assert "http://example.org:12345/" in shown
@@ -303,7 +303,7 @@ def test_script_name(runserver: Runserver) -> None:
 
 def test_certificates(runserver: Runserver) -> None:
     """With them, the banner says https."""
-    shown = runserver("--ssl-certfile", "a.pem", "--ssl-keyfile", "a.key")
+    shown = runserver("0", "--ssl-certfile", "a.pem", "--ssl-keyfile", "a.key")
     assert ("a.pem",) == value("ssl_certfile")
     assert ("a.key",) == value("ssl_keyfile")
     assert "https://127.0.0.1:12345/" in shown

@@ -421,8 +421,7 @@ class Command(_next_command()):  # type: ignore[misc]
         """Tell where the server listens, now that it does."""
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         host = "0.0.0.0" if host == "0" else host  # noqa: S104 - as asked
-        # The port may have been 0.
-        port = next((address[1] for address in server.listening_addresses), self.port)
+        port = int(self.port) or server.listening_addresses[0][1]
         now = datetime.now().strftime("%B %d, %Y - %X")  # noqa: DTZ005 - on this clock
         self.stdout.write(
             f"{now}\n"
