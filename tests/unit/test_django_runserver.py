@@ -27,7 +27,7 @@ from django.utils import autoreload
 from django_configured import django_with
 
 import daphne_like
-from daphne_like import server
+from daphne_like import reactor, server
 from daphne_like.errors import LifespanFailed, ListenError, SettingsError
 
 STATICFILES = "django.contrib.staticfiles"
@@ -87,6 +87,7 @@ def runserver(
     project: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runserver]:
     """Run the command, by default without reloader; return what it writes."""
+    monkeypatch.setattr(reactor, "install", lambda loop: None)
     with django_with("daphne_like", STATICFILES):
 
         class Faked(command_class()):  # type: ignore[misc]
@@ -383,6 +384,37 @@ def test_application_that_refuses_to_start(runserver: Runserver) -> None:
         runserver()
 
     assert 7 == end.value.code
+
+
+def test_a_reactor_that_does_not_fit(
+    runserver: Runserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an app has installed already is an error before anything is served."""
+
+    def install(loop: str) -> None:
+        raise SettingsError(f"another reactor, not {loop}")
+
+    monkeypatch.setattr(reactor, "install", install)
+    with pytest.raises(CommandError, match="another reactor, not asyncio"):
+        runserver(DAPHNE_LIKE={"loop": "asyncio"})
+
+
+@pytest.mark.parametrize("child", [True, False])
+def test_reactor_is_only_where_the_server_is(
+    runserver: Runserver,
+    reloaded: Reloaded,
+    monkeypatch: pytest.MonkeyPatch,
+    child: bool,
+) -> None:
+    """The parent of the autoreloader needs none, and starts quickly."""
+    installed: list[str] = []
+    monkeypatch.setattr(reactor, "install", installed.append)
+    if child:
+        monkeypatch.setenv("RUN_MAIN", "true")
+    reloaded.status = None
+    runserver(options={"use_reloader": True})
+
+    assert (["auto"] if child else []) == installed
 
 
 def test_server_that_cannot_be_made(
