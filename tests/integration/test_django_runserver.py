@@ -292,6 +292,26 @@ def test_a_service_manager_ends_it(project: Project) -> None:
     assert 0 == server.wait()
 
 
+def test_views_may_import_the_reactor(project: Project) -> None:
+    """It is installed before they are imported, as with Daphne."""
+    line = "from twisted.internet import reactor"
+    project.change("pages/views.py", "GREETING =", f"{line}\nGREETING =")
+    server = project.runserver()
+
+    server.wait_for_answer("/", "hello")
+
+
+def test_an_app_with_another_reactor(project: Project) -> None:
+    """Where the reactor is imported too early, the command says what is wrong."""
+    with (project.folder / "pages" / "__init__.py").open("a") as file:
+        file.write("from twisted.internet import reactor\n")
+    server = project.runserver()
+
+    assert 1 == server.wait()
+    assert re.search(r"CommandError: the reactor \w+ is installed already", server.log)
+    assert "Traceback" not in server.log
+
+
 # -- Where it listens ----------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from django.utils import autoreload
 from django_configured import django_with
 
 import daphne_like
-from daphne_like import server
+from daphne_like import reactor, server
 from daphne_like.errors import LifespanFailed, ListenError, SettingsError
 
 STATICFILES = "django.contrib.staticfiles"
@@ -87,6 +87,7 @@ def runserver(
     project: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runserver]:
     """Run the command, by default without reloader; return what it writes."""
+    monkeypatch.setattr(reactor, "install", lambda loop: None)
     with django_with("daphne_like", STATICFILES):
 
         class Faked(command_class()):  # type: ignore[misc]
@@ -230,7 +231,7 @@ def test_host_names_in_ipv6(
         return [(family, 0, 0, "", ("2001:db8::1", 0, 0, 0))]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    shown = runserver("-6", "example.org:7000")
+    shown = runserver("-6", "example.org:0")
 
     assert ("2001:db8::1",) == value("bind")
     assert "http://example.org:12345/" in shown
@@ -303,7 +304,7 @@ def test_script_name(runserver: Runserver) -> None:
 
 def test_certificates(runserver: Runserver) -> None:
     """With them, the banner says https."""
-    shown = runserver("--ssl-certfile", "a.pem", "--ssl-keyfile", "a.key")
+    shown = runserver("0", "--ssl-certfile", "a.pem", "--ssl-keyfile", "a.key")
     assert ("a.pem",) == value("ssl_certfile")
     assert ("a.key",) == value("ssl_keyfile")
     assert "https://127.0.0.1:12345/" in shown
@@ -383,6 +384,37 @@ def test_application_that_refuses_to_start(runserver: Runserver) -> None:
         runserver()
 
     assert 7 == end.value.code
+
+
+def test_a_reactor_that_does_not_fit(
+    runserver: Runserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an app has installed already is an error before anything is served."""
+
+    def install(loop: str) -> None:
+        raise SettingsError(f"another reactor, not {loop}")
+
+    monkeypatch.setattr(reactor, "install", install)
+    with pytest.raises(CommandError, match="another reactor, not asyncio"):
+        runserver(DAPHNE_LIKE={"loop": "asyncio"})
+
+
+@pytest.mark.parametrize("child", [True, False])
+def test_reactor_is_only_where_the_server_is(
+    runserver: Runserver,
+    reloaded: Reloaded,
+    monkeypatch: pytest.MonkeyPatch,
+    child: bool,
+) -> None:
+    """The parent of the autoreloader needs none, and starts quickly."""
+    installed: list[str] = []
+    monkeypatch.setattr(reactor, "install", installed.append)
+    if child:
+        monkeypatch.setenv("RUN_MAIN", "true")
+    reloaded.status = None
+    runserver(options={"use_reloader": True})
+
+    assert (["auto"] if child else []) == installed
 
 
 def test_server_that_cannot_be_made(

@@ -40,7 +40,7 @@ from django.db import connections
 from django.utils import autoreload
 from django.utils.module_loading import import_string
 
-from daphne_like import __version__
+from daphne_like import __version__, reactor
 from daphne_like.errors import ListenError, SettingsError
 from daphne_like.settings import KNOWN_SETTINGS, Settings
 
@@ -251,6 +251,9 @@ class Command(_next_command()):  # type: ignore[misc]
         self.server_settings = self._read_settings(options)
         if self.server_settings.tls.secures_listeners:
             self.protocol = "https"
+        # Not in the parent of the process that serves.
+        if not options["use_reloader"] or os.environ.get("RUN_MAIN") == "true":
+            self._install_reactor()
         self._ended = threading.Event()
         status = 0
         try:
@@ -261,6 +264,18 @@ class Command(_next_command()):  # type: ignore[misc]
         finally:
             if options["use_reloader"]:
                 self._stop(status)
+
+    def _install_reactor(self) -> None:
+        """
+        Have the reactor there before the views are imported, which may import it.
+
+        Raises:
+            CommandError: Something has installed another one.
+        """
+        try:
+            reactor.install(self.server_settings.lifecycle.loop)
+        except SettingsError as error:
+            raise CommandError(str(error)) from None
 
     def _read_settings(self, options: Mapping[str, Any]) -> Settings:
         """
@@ -421,8 +436,7 @@ class Command(_next_command()):  # type: ignore[misc]
         """Tell where the server listens, now that it does."""
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
         host = "0.0.0.0" if host == "0" else host  # noqa: S104 - as asked
-        # The port may have been 0.
-        port = next((address[1] for address in server.listening_addresses), self.port)
+        port = int(self.port) or server.listening_addresses[0][1]
         now = datetime.now().strftime("%B %d, %Y - %X")  # noqa: DTZ005 - on this clock
         self.stdout.write(
             f"{now}\n"
