@@ -125,7 +125,7 @@ def makeService(options: Options) -> Service:
     try:
         _check_daemon(twistd_options)
         configure_logging(settings.log, TwistedHandler())
-        settings = with_sockets_of_systemd(settings)
+        settings = process.with_sockets_of_systemd(settings)
         application = load_application(settings.app, command_line.load_asgi_app)
         server = command_line.make_server(application, settings)
         if stays:
