@@ -6,10 +6,10 @@ Host or with several, folded lines, CONNECT with a path. HTTP/1.0 is answered
 in HTTP/1.0. Framing stays as strict as it is.
 
 The parser itself is never made lenient. A head is repaired on its way to it, in
-a way which has one meaning and keeps the number of bytes: a fold becomes as
-many spaces, for which RFC 9112 section 5.2 gives leave, and ``CONNECT`` a
-method with as many letters, whose name is put right afterwards. So that no byte
-of a body is repaired, bytes are fed in pieces that end where heads end.
+a way which has one meaning: a fold becomes a space, as RFC 9112 section 5.2 has
+it, and ``CONNECT`` a method which the parser takes with a path, and whose name is
+put right afterwards. So that no byte of a body is repaired, bytes are fed in
+pieces that end where heads end.
 
 Tests: ``tests/unit/protocols/test_http1_lenient.py``.
 """
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LenientHTTP1Protocol", "LenientRequestReader"]
 
-_FOLD = re.compile(rb"\r\n[ \t]+")
-_END_OF_HEAD = b"\r\n\r\n"
-# The last bytes so far, if only the next ones can tell a fold or the end from the
-# end of a line.
+_FOLD = re.compile(rb"\r\n[ \t]")
+_BLANK_LINE = b"\r\n\r\n"
+# The last bytes so far, if only the next ones can tell a fold, or the end of a
+# message, from the end of a line.
 _OPEN_END = re.compile(rb"\r(?:\n\r?)?\Z")
 
 _CONNECT, _STAND_IN = b"CONNECT /", b"OPTIONS /"
@@ -55,81 +55,82 @@ class LenientRequestReader(RequestReader):
             as it is known.
     """
 
-    __slots__ = ("_as_is", "_is_connect", "_kept", "rejected_version")
+    __slots__ = ("_is_connect", "_kept", "rejected_version")
 
     def __init__(
         self, limits: HTTPSettings, sink: RequestSink, *, takes_h2c: bool = False
     ) -> None:
         super().__init__(limits, sink, takes_h2c=takes_h2c)
-        # Bytes of a head that can't be judged without the next ones; a few.
+        # The last bytes, if they can't be judged without the next ones; a few.
         self._kept = b""
-        # A head began in one piece with the end of a chunked body. What there was
-        # of it isn't known, so the rest is fed as it is.
-        self._as_is = False
         self._is_connect = False
         self.rejected_version = "1.1"
 
     def feed(self, data: bytes) -> bool:
         """Parse the next bytes, as :meth:`RequestReader.feed` does."""
         data, self._kept = self._kept + data, b""
-        begun = False
-        while data:
-            size = self._size_of_piece(data)
-            if not size:
-                self._kept = data
+        begun, start = False, 0
+        while start < len(data):
+            end = self._end_of_piece(data, start)
+            if end == start:
+                self._kept = data[start:]
                 break
-            piece, data = data[:size], data[size:]
-            begun = self._feed_piece(piece) or begun
+            begun = self._feed_piece(data[start:end]) or begun
+            start = end
             if self.upgraded:
-                self.rest += data
+                self.rest += data[start:]
                 return False
         return begun
 
-    def _is_in_head(self) -> bool:
-        return self._head is not None or self.head_begun
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        """
+        Tell up to where to feed; ``start`` to wait for more bytes.
 
-    def _is_raw(self, data: bytes) -> bool:
-        """Whether what comes next isn't a head that may be repaired."""
-        return (
-            self._in_body
-            or self._as_is
-            or not self.keep_alive
-            # The preface of HTTP/2 is recognized as a whole.
-            or (not self._completed and (self._first_bytes + data)[:4] == b"PRI ")
-        )
-
-    def _size_of_piece(self, data: bytes) -> int:
-        """Tell how much to feed at once; 0 to wait for more bytes."""
+        A piece never holds the end of a message and what is behind it: that end is
+        known from the length, or is the first blank line of a head, of chunks or
+        of trailers. In the data of a chunk a blank line does no harm.
+        """
         if self._in_body and self.remaining_body_bytes < inf:
-            return int(self.remaining_body_bytes)
-        if self._is_raw(data):
+            return min(start + int(self.remaining_body_bytes), len(data))
+        if not self._in_body and self._is_raw(data[start : start + 4]):
             return len(data)
-        end = data.find(_END_OF_HEAD)
+        end = data.find(_BLANK_LINE, start)
         if end >= 0:
-            return end + len(_END_OF_HEAD)
-        if not self._is_in_head() and _CONNECT.startswith(data):
-            return 0
-        open_end = _OPEN_END.search(data)
+            return end + len(_BLANK_LINE)
+        if self._is_between_messages() and _CONNECT.startswith(data[start:]):
+            return start
+        open_end = _OPEN_END.search(data, start)
         return len(data) if open_end is None else open_end.start()
 
+    def _is_raw(self, beginning: bytes) -> bool:
+        """Whether what comes, and isn't a body, isn't the head of a request either."""
+        return not self.keep_alive or (
+            # The preface of HTTP/2 is recognized as a whole.
+            not self._completed and (self._first_bytes + beginning)[:4] == b"PRI "
+        )
+
+    def _is_between_messages(self) -> bool:
+        return not self._in_body and self._head is None and not self.head_begun
+
     def _feed_piece(self, piece: bytes) -> bool:
-        was_in_body, was_in_head = self._in_body, self._is_in_head()
-        if not self._is_raw(piece):
-            piece = _FOLD.sub(lambda fold: b" " * len(fold[0]), piece)
-            if piece.startswith(_CONNECT) and not was_in_head:
+        is_first = self._is_between_messages()
+        if not self._in_body and not self._is_raw(piece[:4]):
+            piece = _FOLD.sub(b" ", piece)
+            if is_first and piece.startswith(_CONNECT):
                 self._is_connect = True
-                self._last_fed = b""  # which may have been such a request, really
+                self._last_fed = b""  # which may be the same, but as it was sent
                 piece = _STAND_IN + piece[len(_CONNECT) :]
         try:
-            begun = super().feed(piece)
+            return super().feed(piece)
         except RequestRejected:
-            if (not was_in_head and _VERSION_1_0.match(piece)) or (
-                was_in_head and self._parser.get_http_version() == "1.0"
+            head = self._head
+            if (is_first and _VERSION_1_0.match(piece)) or (
+                # Behind the first line; on it, what the parser says isn't complete.
+                (head is not None and head.headers)
+                and self._parser.get_http_version() == "1.0"
             ):
                 self.rejected_version = "1.0"
             raise
-        self._as_is = (was_in_body or self._as_is) and self._is_in_head()
-        return begun
 
     # -- Callbacks of the parser ---------------------------------------------
 

@@ -22,7 +22,7 @@ from two_ended_transport import TwoEndedTransport
 
 from daphne_like.asgi.applications import ApplicationManager
 from daphne_like.asgi.exchange import ExchangeContext
-from daphne_like.asgi.http_stream import HTTPStream
+from daphne_like.asgi.request_events import stream_class
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.types import ASGIApplication
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
@@ -45,6 +45,7 @@ class Streams:
         loop: Runs the applications.
         application: The one that is served.
         websocket: Settings of WebSockets.
+        filled: Whether the first event of a body waits until it is full.
         options: Of :class:`~daphne_like.asgi.exchange.ExchangeContext`.
     """
 
@@ -53,6 +54,8 @@ class Streams:
         loop: SteppedLoop,
         application: ASGIApplication,
         websocket: dict[str, Any] | None = None,
+        *,
+        filled: bool = False,
         **options: Any,
     ) -> None:
         self.loop = loop
@@ -67,7 +70,8 @@ class Streams:
             wheel=self.wheel,
             **options,
         )
-        self.open_stream = partial(HTTPStream, self.context)
+        stream = stream_class(self.context.request_buffer_size, filled=filled)
+        self.open_stream = partial(stream, self.context)
         websockets = WebSocketStreamContext(
             exchanges=self.context,
             denials=replace(self.context, access_log=None),
