@@ -105,4 +105,4 @@ if __name__ == "__main__":
         fail_in_a_process(Path(name))
     del sys.modules["twisted.internet.reactor"]
     serve_in_a_thread()
-    print("all is well")
+    sys.stdout.write("all is well\n")
