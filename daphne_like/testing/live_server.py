@@ -23,7 +23,7 @@ import traceback
 import weakref
 from pathlib import Path
 from queue import Empty
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from daphne_like.errors import ClientDisconnected
 
@@ -165,7 +165,7 @@ class BaseDaphneTestingInstance:
         startup_timeout: For how many seconds its start is waited for.
     """
 
-    startup_timeout: ClassVar[float] = 2
+    startup_timeout: float = 2
 
     host: str
     port: int

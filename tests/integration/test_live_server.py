@@ -20,8 +20,31 @@ from daphne_like import aliases
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
+STARTED = pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+@STARTED
+def test_servers_of_a_program(start_method: str) -> None:
+    """
+    Tests without Django have a server in a process or in a thread; what it received
+    and what kept it from serving is told.
+    """
+    finished = subprocess.run(
+        [sys.executable, "-m", "applications.live_servers", start_method],
+        capture_output=True,
+        check=False,
+        cwd=APPLICATIONS,
+        text=True,
+    )
+
+    assert (0, "all is well\n") == (finished.returncode, finished.stdout), (
+        finished.stderr
+    )
+
+
+@pytest.mark.timeout(180)
+@STARTED
 def test_live_server_tests_of_a_project(start_method: str, tmp_path: Path) -> None:
     """
     Its tests pass, by a browser and however processes are started: pages, static
