@@ -43,7 +43,7 @@ def server(serve_module: Serve, environment: dict[str, str]) -> ServerProcess:
 @pytest.fixture
 def member(server: ServerProcess) -> Iterator[Member]:
     """Somebody new."""
-    with closing(Member(server)) as member:
+    with closing(Member(server.url)) as member:
         yield member
 
 
@@ -227,7 +227,7 @@ def test_a_page_survives_a_restart(
 
 def test_a_form_is_enough(member: Member, server: ServerProcess) -> None:
     """Without JavaScript a message is sent by a form, and others hear it at once."""
-    with closing(Member(server)) as other, other.in_room() as room:
+    with closing(Member(server.url)) as other, other.in_room() as room:
         page = member.submit(f"/rooms/{LOBBY}/", text="by <form>")
 
         event = room.hear("by <form>")
@@ -318,7 +318,7 @@ def test_a_stop_says_goodbye(serve: Serve, environment: dict[str, str]) -> None:
     as wrong.
     """
     server = serve_chat(serve, environment)
-    with closing(Member(server)) as member, member.in_room() as room:
+    with closing(Member(server.url)) as member, member.in_room() as room:
         server.signal(signal.SIGTERM)
 
         assert 1001 == room.close_code()
@@ -326,6 +326,25 @@ def test_a_stop_says_goodbye(serve: Serve, environment: dict[str, str]) -> None:
     assert 0 == server.wait()
     for word in ("WARNING", "ERROR", "Traceback", "destroyed", "never awaited"):
         assert word not in server.log, server.log
+
+
+def test_runserver_serves_it_too(launch: Serve, environment: dict[str, str]) -> None:
+    """So one develops: WebSockets and the background task are there as well."""
+    server = launch(
+        *("runserver", "--noreload", "127.0.0.1:0"),
+        program=("manage.py",),
+        cwd=CHAT,
+        environment=environment,
+    )
+    url = server.wait_for_log(r"server at \S+\d").rpartition(" ")[2]
+    with closing(Member(url)) as member, member.in_room() as room:
+        room.say("in development")
+        room.hear("in development")
+        room.wait_for(lambda event: event["type"] == "summary")
+        server.signal(signal.SIGINT)
+
+        assert room.close_code() in (1001, 1012)
+    assert 0 == server.wait()
 
 
 def test_pages_keep_to_their_policy(server: ServerProcess) -> None:

@@ -112,8 +112,8 @@ def test_two_servers_are_one_site(serve: Serve, environment: dict[str, str]) -> 
     """
     one, other = (serve_chat(serve, environment) for _ in range(2))
     with (
-        closing(Member(one)) as ann,
-        closing(Member(other)) as ben,
+        closing(Member(one.url)) as ann,
+        closing(Member(other.url)) as ben,
         ann.in_room() as anns,
         ben.in_room() as bens,
     ):

@@ -50,10 +50,10 @@ def serve_chat(
 class Member:
     """Somebody who has signed up, without a browser."""
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, url: str) -> None:
         self.name = f"member{next(_numbers)}"
-        self.url = server.url
-        self.http = client(self.url)
+        self.url = url
+        self.http = client(url)
         self.http.timeout = _WAIT
         after = self.submit(
             "/sign-up/",
