@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -182,7 +182,13 @@ def test_tls_of_twisted(launch: Serve, tmp_path: Path) -> None:
     server = mount(launch, f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
     url = f"127.0.0.1:{server.port}/outer/inner"
 
-    told = json.loads(ask(f"https://{url}", context=context))
+    try:
+        told = json.loads(ask(f"https://{url}", context=context))
+    except URLError:
+        # pyOpenSSL 25.1 forbids what Twisted did until 25.5.
+        if "Context has already been used" in server.log:
+            pytest.skip("this Twisted does not go with this pyOpenSSL")
+        raise
     assert ("https", 0x0304) == (told["scheme"], told["tls"])
     with connect_websocket(f"wss://{url}", ssl=context, open_timeout=_TIMEOUT) as echo:
         echo.send("text")

@@ -448,12 +448,15 @@ def test_a_server_joins_a_reactor(reactor: FakeReactor, server: FakeServer) -> N
         finally:
             ended.append("leftover")
 
-    def script() -> None:
-        task = reactor.loop.create_task(leftover())
+    async def script() -> None:
+        while not server.events:
+            await asyncio.sleep(0)
+        task = asyncio.ensure_future(leftover())
         task.add_done_callback(lambda _: ended.append("task"))
-        reactor.loop.call_soon(reactor.stop)
+        await asyncio.sleep(0)
+        reactor.stop()
 
-    reactor.script = script
+    reactor.script = lambda: asyncio.ensure_future(script())  # type: ignore[assignment]
     join_reactor(server)
     assert [] == server.events
     reactor.run(installSignalHandlers=True)
