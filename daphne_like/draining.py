@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.applications import ApplicationManager
 
-__all__ = ["CANCEL_TIMEOUT", "FLUSH_TIMEOUT", "Connections", "EverySecond", "wind_down"]
+__all__ = [
+    "CANCEL_TIMEOUT",
+    "FLUSH_TIMEOUT",
+    "Connections",
+    "EverySecond",
+    "take_last_requests",
+    "wind_down",
+]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -109,6 +116,27 @@ class EverySecond:
             self._loop.call_soon(duty)
 
 
+async def take_last_requests(
+    connections: Connections, timeout: float, impatience: asyncio.Event
+) -> None:
+    """
+    Let those who connected at the last moment send what they have come for.
+
+    Nobody else answers them, although a successor may already wait for the
+    next client on the same socket.
+
+    Args:
+        connections: The live ones; no socket listens any more.
+        timeout: Seconds which they may take at most.
+        impatience: Set when nobody wants to wait any longer.
+    """
+    for _ in range(_TURNS_TO_CONNECT):
+        await asyncio.sleep(0)
+    patience = min(_LAST_REQUESTS_TIMEOUT, timeout)
+    if connections and patience:
+        await _within(patience, impatience.wait())
+
+
 async def wind_down(
     connections: Connections,
     manager: ApplicationManager,
@@ -124,7 +152,6 @@ async def wind_down(
         timeout: Seconds which those may go on.
         impatience: Set when nobody wants to wait any longer.
     """
-    await _take_last_requests(connections, timeout, impatience)
     connections.drain()
     await _wait_patiently(connections, manager, timeout, impatience)
     if manager.running:
@@ -136,22 +163,6 @@ async def wind_down(
     for connection in list(connections):
         connection.stop()
     await _within(FLUSH_TIMEOUT, connections.emptied())
-
-
-async def _take_last_requests(
-    connections: Connections, timeout: float, impatience: asyncio.Event
-) -> None:
-    """
-    Let those who connected at the last moment send what they have come for.
-
-    Nobody else answers them, although a successor may already wait for the
-    next client on the same socket.
-    """
-    for _ in range(_TURNS_TO_CONNECT):
-        await asyncio.sleep(0)
-    patience = min(_LAST_REQUESTS_TIMEOUT, timeout)
-    if connections and patience:
-        await _within(patience, impatience.wait())
 
 
 async def _wait_patiently(

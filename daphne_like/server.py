@@ -50,6 +50,7 @@ from daphne_like.draining import (
     FLUSH_TIMEOUT,
     Connections,
     EverySecond,
+    take_last_requests,
     wind_down,
 )
 from daphne_like.errors import ListenError, SettingsError, StartError
@@ -467,12 +468,9 @@ class Server(Service):
         if not self._serving.is_set():
             self.force()  # the start has failed
         await self._stop_listening()
-        await wind_down(
-            self.connections,
-            manager,
-            self.settings.lifecycle.timeout_graceful_shutdown,
-            self._patience_lost,
-        )
+        patience = self.settings.lifecycle.timeout_graceful_shutdown
+        await take_last_requests(self.connections, patience, self._patience_lost)
+        await wind_down(self.connections, manager, patience, self._patience_lost)
 
     async def _stop_listening(self) -> None:
         listeners, self.listeners = self.listeners, []

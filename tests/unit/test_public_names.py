@@ -80,6 +80,7 @@ PUBLIC_NAMES = {
         "FLUSH_TIMEOUT",
         "Connections",
         "EverySecond",
+        "take_last_requests",
         "wind_down",
     ],
     "daphne_like.listeners.endpoints": [

@@ -98,7 +98,7 @@ def test_the_options_are_those_of_the_command_line(installed: list[str]) -> None
     [
         (["-p", "x"], "argument -p/--port: must be a whole number, not 'x'"),
         (["--prot", "1"], "unrecognized argument --prot; did you mean --port?"),
-        (["--proxy-headers-host", "x"], "has no effect without proxy_headers"),
+        (["--proxy-headers-host", "x"], "has no effect without --proxy-headers"),
         (["--config", "/nowhere.toml"], "/nowhere.toml: No such file"),
     ],
 )
