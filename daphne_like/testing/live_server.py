@@ -50,7 +50,23 @@ _LOOK_INTERVAL = 0.1
 _PATIENCE = 5.0
 
 
-def _blank(kind: type[DaphneProcess]) -> DaphneProcess:
+class _Preparation:
+    """What a process that isn't forked does first, when this is unpickled in it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        apps = sys.modules.get("django.apps")
+        return _prepare, (apps is not None and apps.apps.ready,)
+
+
+def _prepare(with_django: bool) -> None:
+    # A forked process has Django as its parent has it.
+    if with_django and os.environ.get("DJANGO_SETTINGS_MODULE"):
+        import django
+
+        django.setup()
+
+
+def _blank(preparation: None, kind: type[DaphneProcess]) -> DaphneProcess:
     return kind.__new__(kind)
 
 
@@ -99,8 +115,13 @@ class DaphneProcess(multiprocessing.Process):
         self.errors: Any = multiprocessing.Queue()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Begin with a function of ours: the child then imports this package first."""
-        return _blank, (type(self),), self.__dict__
+        """
+        Let a new process prepare itself before it imports what belongs to the tests.
+
+        It imports this package first, which makes ``import daphne`` work, and sets
+        Django up: tests import models.
+        """
+        return _blank, (_Preparation(), type(self)), self.__dict__
 
     def run(self) -> None:
         """Serve; in the process itself."""

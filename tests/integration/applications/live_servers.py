@@ -17,7 +17,7 @@ from daphne_like.errors import ListenError
 from daphne_like.server import Server
 from daphne_like.testing import DaphneProcess, DaphneTestingInstance
 
-ANSWER = [
+ANSWER: list[dict[str, Any]] = [
     {"type": "http.response.start", "status": 200},
     {"type": "http.response.body", "body": b"hello"},
 ]

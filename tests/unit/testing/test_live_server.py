@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import django
 import pytest
 
 from daphne_like import reactor, server
@@ -192,6 +194,25 @@ def test_a_spawned_process_imports_this_package_first(
     assert isinstance(copy, OwnProcess)
     assert {"http_timeout": 3} == copy.kwargs
     assert copy.get_application is load
+
+
+@pytest.mark.parametrize(
+    ("ready", "settings", "times"), [(True, "x", 1), (False, "x", 0), (True, None, 0)]
+)
+def test_a_spawned_process_sets_django_up_first(
+    monkeypatch: pytest.MonkeyPatch, ready: bool, settings: str | None, times: int
+) -> None:
+    """Where the parent has, and the environment names the settings."""
+    calls: list[bool] = []
+    apps = SimpleNamespace(apps=SimpleNamespace(ready=ready))
+    monkeypatch.setitem(sys.modules, "django.apps", apps)
+    monkeypatch.setattr(django, "setup", lambda: calls.append(True))
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    if settings is not None:
+        monkeypatch.setenv("DJANGO_SETTINGS_MODULE", settings)
+    pickle.loads(pickle.dumps(live_server._Preparation()))
+
+    assert times == len(calls)
 
 
 # -- Instances ------------------------------------------------------------------------

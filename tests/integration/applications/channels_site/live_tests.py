@@ -18,6 +18,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from .models import Line
 from .processes import OwnProcess
 
 multiprocessing.set_start_method(os.environ["START_METHOD"], force=True)
@@ -28,8 +29,6 @@ class ChatTests(ChannelsLiveServerTestCase):  # type: ignore[misc] # untyped
 
     def test_two_windows(self) -> None:
         """What one says the other one reads, and it is in the test's database."""
-        from .models import Line
-
         with TemporaryDirectory() as folder, headless_browser(Path(folder)) as browser:
             first = self.open_chat(browser)
             browser.switch_to.new_window("window")

@@ -1,5 +1,5 @@
 """
-A project's own process for live servers, in a module that also imports Channels.
+A project's own process for live servers, in a module that imports all there is.
 
 Where processes are spawned, a new one imports this before anything else of its test.
 """
@@ -9,7 +9,10 @@ from __future__ import annotations
 import channels.testing
 from daphne.testing import DaphneProcess
 
+from .models import Line
+
 assert channels.testing.ChannelsLiveServerTestCase.ProtocolServerProcess
+assert Line.__name__
 
 
 class OwnProcess(DaphneProcess):  # type: ignore[misc] # found only at run time
