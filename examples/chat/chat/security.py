@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 
 from chat.conversation import end_session
+
+_logger = logging.getLogger(__name__)
 
 # Only what comes from this site runs, is shown and is connected to. Should some text
 # ever get into a page unescaped, it stays text.
@@ -35,5 +38,10 @@ def content_security_policy(
 @receiver(user_logged_out)
 def close_websockets(request: HttpRequest, **details: Any) -> None:
     """End the WebSockets of a login together with the login."""
-    if request.session.session_key:
-        async_to_sync(end_session)(request.session.session_key)
+    key = request.session.session_key
+    if key is not None:
+        try:
+            async_to_sync(end_session)(key)
+        except Exception:
+            # Were it to spread, Django would not end the login itself.
+            _logger.exception("WebSockets of a login that has ended stay open")
