@@ -165,6 +165,15 @@ def test_an_endless_download_waits_for_its_reader(mounted: ServerProcess) -> Non
         pass
 
 
+def test_half_a_response_looks_like_that(mounted: ServerProcess) -> None:
+    """The client sees that something is missing, and later requests are served."""
+    with httpx.Client(timeout=_TIMEOUT) as client:
+        for _ in range(2):
+            with pytest.raises(httpx.RemoteProtocolError):
+                client.get(f"{mounted.url}/outer/inner/half")
+        assert 200 == client.get(f"{mounted.url}/outer/inner/x").status_code
+
+
 def test_a_websocket_carries_much_both_ways(mounted: ServerProcess) -> None:
     """Over Twisted's own transport, with the server's flow control."""
     url = f"{mounted.url.replace('http', 'ws')}/outer/inner/ws"
@@ -221,6 +230,8 @@ def test_http2_of_twisted(launch: Serve, tmp_path: Path) -> None:
         digest = client.post(f"{url}/digest", content=body).text
         assert hashlib.sha256(body).hexdigest() == digest
         assert 200 == client.head(url).status_code
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{url}/half")
         refused = client.get(url, headers={"sec-websocket-version": "13"})
         assert 501 == refused.status_code
         while not client.get(f"{url}/floods").json()["ended"]:
