@@ -69,7 +69,8 @@ def install(loop: str = "auto") -> AsyncioSelectorReactor:
 
     if not isinstance(reactor, AsyncioSelectorReactor):
         raise SettingsError(
-            f"the reactor {type(reactor).__name__} is installed already; "
-            "daphne_like needs twisted.internet.asyncioreactor, installed first"
+            f"the reactor {type(reactor).__name__} is installed already; daphne_like "
+            "needs the asyncio one: call daphne_like.reactor.install() before, "
+            "or start twistd with --reactor daphne-like"
         )
     return reactor

@@ -92,18 +92,13 @@ class Options(TwistedOptions):
         """
         try:
             settings = self.command_line.read_settings(options or ())
-        except SettingsError as error:
-            raise UsageError(str(error)) from None
-        if settings is None:
-            raise SystemExit(0)
-        self.settings = settings
-        try:
+            if settings is None:
+                raise SystemExit(0)
             # Now, as twistd takes Twisted's default as soon as this has returned.
             reactor.install(settings.lifecycle.loop)
         except SettingsError as error:
-            raise UsageError(
-                f"{error}; with twistd: twistd --reactor daphne-like"
-            ) from None
+            raise UsageError(str(error)) from None
+        self.settings = settings
 
     def getUsage(self, width: int | None = None) -> str:
         """Return what twistd shows before an error."""

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+import httpx
 import pytest
 from certificates import Authority
 from raw_http import connect, read_until
@@ -164,6 +165,15 @@ def test_an_endless_download_waits_for_its_reader(mounted: ServerProcess) -> Non
         pass
 
 
+def test_half_a_response_looks_like_that(mounted: ServerProcess) -> None:
+    """The client sees that something is missing, and later requests are served."""
+    with httpx.Client(timeout=_TIMEOUT) as client:
+        for _ in range(2):
+            with pytest.raises(httpx.RemoteProtocolError):
+                client.get(f"{mounted.url}/outer/inner/half")
+        assert 200 == client.get(f"{mounted.url}/outer/inner/x").status_code
+
+
 def test_a_websocket_carries_much_both_ways(mounted: ServerProcess) -> None:
     """Over Twisted's own transport, with the server's flow control."""
     url = f"{mounted.url.replace('http', 'ws')}/outer/inner/ws"
@@ -185,7 +195,8 @@ def test_tls_of_twisted(launch: Serve, tmp_path: Path) -> None:
     try:
         told = json.loads(ask(f"https://{url}", context=context))
     except URLError:
-        # pyOpenSSL 25.1 forbids what Twisted did until 25.5.
+        # pyOpenSSL of today forbids what older versions of Twisted do.
+        server.stop()
         if "Context has already been used" in server.log:
             pytest.skip("this Twisted does not go with this pyOpenSSL")
         raise
@@ -193,6 +204,38 @@ def test_tls_of_twisted(launch: Serve, tmp_path: Path) -> None:
     with connect_websocket(f"wss://{url}", ssl=context, open_timeout=_TIMEOUT) as echo:
         echo.send("text")
         assert "text" == echo.recv(_TIMEOUT)
+    server.stop()
+    assert "Traceback" not in server.log
+
+
+def test_http2_of_twisted(launch: Serve, tmp_path: Path) -> None:
+    """Responses stream, and are answered where WebSockets are impossible."""
+    pytest.importorskip("priority", reason="Twisted's HTTP/2 needs the package")
+    authority = Authority()
+    pem = authority.issue("127.0.0.1").write(tmp_path / "server.pem")
+    context = ssl.create_default_context(cadata=authority.pem)
+    server = mount(launch, f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
+    url = f"https://127.0.0.1:{server.port}/outer/inner"
+
+    body = os.urandom(1_000_000)
+    options: Any = {"http2": True, "verify": context, "timeout": _TIMEOUT}
+    with (
+        httpx.Client(**options) as leaving,
+        leaving.stream("GET", f"{url}/flood") as response,
+    ):
+        assert any(response.iter_raw(1_000_000))
+    with httpx.Client(**options) as client:
+        told = client.get(f"{url}/below?c=d")
+        assert ("HTTP/2", "2") == (told.http_version, told.json()["http_version"])
+        digest = client.post(f"{url}/digest", content=body).text
+        assert hashlib.sha256(body).hexdigest() == digest
+        assert 200 == client.head(url).status_code
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{url}/half")
+        refused = client.get(url, headers={"sec-websocket-version": "13"})
+        assert 501 == refused.status_code
+        while not client.get(f"{url}/floods").json()["ended"]:
+            pass
     server.stop()
     assert "Traceback" not in server.log
 

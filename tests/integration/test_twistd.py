@@ -120,7 +120,7 @@ def test_another_reactor_is_one_clear_error(twistd: Serve, usage_status: int) ->
     assert usage_status == server.wait()
     assert re.search(
         "the reactor SelectReactor is installed already;.*"
-        "twistd --reactor daphne-like\n$",
+        "start twistd with --reactor daphne-like\n$",
         server.log,
     )
     assert "Traceback" not in server.log

@@ -91,7 +91,7 @@ def test_another_reactor_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as raised:
         install()
     assert "the reactor MemoryReactor is installed already" in str(raised.value)
-    assert "twisted.internet.asyncioreactor" in str(raised.value)
+    assert "--reactor daphne-like" in str(raised.value)
 
 
 def test_importing_installs_nothing() -> None:

@@ -116,13 +116,13 @@ def test_wrong_options_are_usage_errors(
 
 
 def test_another_reactor_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text says what to type instead."""
+    """It comes as twistd shows them."""
 
     def install(loop: str) -> None:
         raise SettingsError("the reactor EPollReactor is installed already")
 
     monkeypatch.setattr(reactor, "install", install)
-    with pytest.raises(UsageError, match=r"EPoll.* twistd --reactor daphne-like"):
+    with pytest.raises(UsageError, match="EPollReactor is installed"):
         options()
 
 

@@ -48,6 +48,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, hashed.hexdigest().encode())
     elif path == "/flood":
         await flood(send)
+    elif path == "/half":
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
     elif path == "/floods":
         await answer(send, json.dumps(floods).encode())
     else:
