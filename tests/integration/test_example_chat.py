@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_site import CHAT, LOBBY, PASSWORD, Member, manage, serve_chat
 from clients import client, get
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -96,7 +97,9 @@ class Window:
     def wait_for(self, selector: str, pattern: str) -> None:
         """Wait until what a part of the page says matches."""
         browser = self.browser
-        WebDriverWait(browser, 20, 0.05).until(
+        # An element is stale when the next page has taken the place of its own.
+        stale = [StaleElementReferenceException]
+        WebDriverWait(browser, 20, 0.05, ignored_exceptions=stale).until(
             lambda _: any(
                 re.search(pattern, element.text)
                 for element in browser.find_elements(By.CSS_SELECTOR, selector)
@@ -178,6 +181,7 @@ def test_accounts(windows: tuple[Window, Window]) -> None:
     window.submit(".card", username="carol", password=PASSWORD)
     window.wait_for(".errorlist", "correct username and password")
     window.follow("Sign up")
+    window.wait_for("h1", "Sign up")
     window.submit(".card", username="carol", password1="12345", password2="12345")
     window.wait_for(".errorlist", "too short")
     window.submit(".card", username="carol", password1=PASSWORD, password2=PASSWORD)
