@@ -411,7 +411,7 @@ class Command(_next_command()):  # type: ignore[misc]
         sys.stderr.flush()
         os._exit(1)
 
-    def _stop(self, status: Any) -> None:
+    def _stop(self, status: int) -> None:
         """
         Stop the server in the other thread, if it runs, before the process ends.
 
