@@ -10,6 +10,7 @@ Tests: ``tests/unit/test_reactor.py``.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,10 @@ def install(loop: str = "auto") -> AsyncioSelectorReactor:
 
         event_loop = new_event_loop(loop)
         asyncio.set_event_loop(event_loop)
-        installReactor(AsyncioSelectorReactor(event_loop))
+        made = AsyncioSelectorReactor(event_loop)
+        installReactor(made)
+        # When it runs: it installs a signal handler of its own.
+        made.callWhenRunning(_notice_children, made)
     from twisted.internet import reactor
 
     if not isinstance(reactor, AsyncioSelectorReactor):
@@ -74,3 +78,25 @@ def install(loop: str = "auto") -> AsyncioSelectorReactor:
             "or start twistd with --reactor daphne-like"
         )
     return reactor
+
+
+def _notice_children(reactor: AsyncioSelectorReactor) -> None:
+    """
+    Let Twisted learn that a process of ``reactor.spawnProcess`` has ended.
+
+    Its own handler of SIGCHLD does nothing, as it is the wakeup descriptor by which
+    Twisted learns of it. That one uvloop takes for itself.
+    """
+    if not hasattr(signal, "SIGCHLD"):
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if not str(getattr(handler, "__module__", "")).startswith("twisted."):
+        return  # the program has one of its own, or wants none
+
+    from twisted.internet.process import reapAllProcesses
+
+    def child_ended(number: int, frame: object) -> None:
+        reactor.callFromThread(reapAllProcesses)
+
+    signal.signal(signal.SIGCHLD, child_ended)
+    signal.siginterrupt(signal.SIGCHLD, False)

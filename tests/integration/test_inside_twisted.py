@@ -19,7 +19,7 @@ import httpx
 import pytest
 from certificates import Authority
 from raw_http import connect, read_until
-from server_process import Serve, ServerProcess, launching
+from server_process import LOOPS, Serve, ServerProcess, launching
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
 
@@ -254,6 +254,27 @@ def test_websockets_are_closed_when_the_program_stops(launch: Serve) -> None:
     assert 1001 == raised.value.rcvd.code
     server.wait()
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_processes_of_twisted_end(launch: Serve, loop: str) -> None:
+    """`spawnProcess` of other services works on our reactor, also over uvloop."""
+    program = f"""if True:
+        from daphne_like.reactor import install
+        install({loop!r})
+        from twisted.internet import reactor, utils
+        # It ends long after its pipes, so that only the signal tells.
+        ended = utils.getProcessValue(
+            "/bin/sh", [b"-c", b"exec 0<&- 1>&- 2>&-; sleep 0.3; exit 5"]
+        )
+        ended.addCallback(lambda status: print("status", status))
+        ended.addBoth(lambda _: reactor.stop())
+        reactor.run()
+    """
+    server = launch(program=("-c", program), environment=ENVIRONMENT)
+
+    assert 0 == server.wait()
+    assert "status 5\n" == server.log
 
 
 def test_the_wrong_reactor_is_one_clear_error(launch: Serve) -> None:

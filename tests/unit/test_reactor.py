@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import twisted.internet
 from server_process import LOOPS
+from twisted.internet import process
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.testing import MemoryReactor
 
 from daphne_like.errors import SettingsError
-from daphne_like.reactor import install, new_event_loop
+from daphne_like.reactor import _notice_children, install, new_event_loop
 
 
 @pytest.mark.parametrize("kind", LOOPS)
@@ -92,6 +94,45 @@ def test_another_reactor_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         install()
     assert "the reactor MemoryReactor is installed already" in str(raised.value)
     assert "--reactor daphne-like" in str(raised.value)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Restore the handler of SIGCHLD."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_twisted_learns_of_processes_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Twisted handles signals, ours does what Twisted's can't over uvloop."""
+    reaped: list[str] = []
+    reactor: Any = MemoryReactor()
+    reactor.callFromThread = lambda call: call()
+    monkeypatch.setattr(process, "reapAllProcesses", lambda: reaped.append("reaped"))
+
+    def twisteds(number: int, frame: object) -> None: ...
+
+    twisteds.__module__ = "twisted.internet._signals"
+    signal.signal(signal.SIGCHLD, twisteds)
+    _notice_children(reactor)
+
+    handler: Any = signal.getsignal(signal.SIGCHLD)
+    handler(signal.SIGCHLD, None)
+    assert ["reaped"] == reaped
+
+
+@pytest.mark.usefixtures("handlers")
+def test_other_handlers_of_processes_are_left_alone() -> None:
+    """Those of the program, or none where it wants none."""
+
+    def own(number: int, frame: object) -> None: ...
+
+    for handler in (own, signal.SIG_DFL):
+        signal.signal(signal.SIGCHLD, handler)
+        _notice_children(MemoryReactor())  # type: ignore[arg-type]
+        assert handler is signal.getsignal(signal.SIGCHLD)
 
 
 def test_importing_installs_nothing() -> None:
