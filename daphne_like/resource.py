@@ -112,6 +112,10 @@ class ASGIResource:
             raise SettingsError(
                 f"{', '.join(overrides)}: give settings or keywords, not both"
             )
+        if settings.app.daphne_compat:
+            raise SettingsError(
+                "daphne_compat: twisted.web reads the requests, as it does for Daphne"
+            )
         reactor.install(settings.lifecycle.loop)
         self._settings = settings
         self._forwarded = ForwardedPolicy.from_settings(settings.proxy)

@@ -308,6 +308,12 @@ def test_settings_are_given_once(app: HandApplication) -> None:
         ASGIResource(app, settings=Settings(), root_path="/x")
 
 
+def test_leniency_can_not_be_asked_for(app: HandApplication) -> None:
+    """twisted.web reads the requests, and takes what it takes."""
+    with pytest.raises(SettingsError, match="daphne_compat"):
+        ASGIResource(app, daphne_compat=True)
+
+
 # -- Bodies ------------------------------------------------------------------
 
 
