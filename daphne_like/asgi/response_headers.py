@@ -189,6 +189,7 @@ def _explain(fields: object, error: Exception) -> InvalidMessage:
 
 def _not_bytes(what: str, part: object) -> InvalidMessage:
     # Tests of Daphne's users compare this with what Daphne says, letter for letter.
+    text = part if isinstance(part, str) else repr(part)
     return InvalidMessage(
-        f"Header {what} '{part}' expected to be `bytes`, but got `{type(part)}`"
+        f"Header {what} '{text}' expected to be `bytes`, but got `{type(part)}`"
     )
