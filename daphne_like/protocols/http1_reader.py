@@ -396,7 +396,7 @@ class RequestReader:
         head, parser = self._head, self._parser
         assert head is not None
         method = parser.get_method()
-        head.method = METHODS.get(method) or self._other_method(method)
+        head.method = METHODS.get(method) or self._other_method(method, head)
         self.keep_alive = keep_alive = parser.should_keep_alive()
         target = head.target
         if not (
@@ -414,8 +414,11 @@ class RequestReader:
         self._last_head = head
         self._sink.request_received(head)
 
-    def _other_method(self, method: bytes) -> str:
+    def _other_method(self, method: bytes, head: RequestHead) -> str:
         if method == b"CONNECT":
+            # RFC 9112 section 3.2.3: its target is an authority.
+            if not AUTHORITY.fullmatch(head.target):
+                self._reject(400, "The target of CONNECT is no host and port.")
             self._reject(501, "The method is not implemented.")
         return method.decode("ascii")
 

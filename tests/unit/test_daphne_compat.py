@@ -98,7 +98,7 @@ ROWS = {
     ),
     "CONNECT": (
         b"CONNECT /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        501,
+        400,
         200,
     ),
     "obs-fold": (

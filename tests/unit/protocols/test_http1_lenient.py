@@ -131,10 +131,12 @@ def test_connect_may_have_a_path() -> None:
     assert "GET" == third.method
 
 
-@pytest.mark.parametrize("target", [b"a:80", b"*", b"http://a/"])
-def test_connect_without_a_path_is_not_implemented(target: bytes) -> None:
-    """The server is no proxy."""
-    assert 501 == read(b"CONNECT %b HTTP/1.1\r\nHost: a\r\n\r\n" % target).rejected
+@pytest.mark.parametrize(
+    ("target", "status"), [(b"a:80", 501), (b"*", 501), (b"http://a/", 400)]
+)
+def test_connect_without_a_path_is_refused(target: bytes, status: int) -> None:
+    """The server is no proxy; and what is no host and port is malformed."""
+    assert status == read(b"CONNECT %b HTTP/1.1\r\nHost: a\r\n\r\n" % target).rejected
 
 
 def test_connect_is_not_taken_for_what_stands_in_for_it() -> None:

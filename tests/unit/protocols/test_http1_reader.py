@@ -445,7 +445,11 @@ def test_methods_which_the_parser_does_not_know_are_not_implemented(
 def test_connect_is_not_implemented() -> None:
     """This server is no tunnel."""
     assert 501 == read(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\nabc").rejected
-    assert 501 == read(b"CONNECT /a HTTP/1.1\r\nHost: a:80\r\n\r\nabc").rejected
+
+
+def test_the_target_of_connect_is_an_authority() -> None:
+    """What has a path is malformed, whatever it is for."""
+    assert 400 == read(b"CONNECT /a HTTP/1.1\r\nHost: a:80\r\n\r\nabc").rejected
 
 
 def test_a_fault_behind_a_request_leaves_the_request() -> None:
