@@ -291,6 +291,8 @@ def test_systemds_own_tool(launch: Serve, socket_folder: Path) -> None:
     server.wait_for_log("Listening on")
 
     assert b"hello" == ask(f"unix:{path}")
+    # The tool says so, too, and in other words.
+    server.wait_for_log("Listening on unix:")
     assert [f"unix:{path}"] == [url for url in server.urls if "unix:" in url]
     assert 0 == server.stop()
 
