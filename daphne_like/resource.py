@@ -87,7 +87,8 @@ class ASGIResource:
     Args:
         application: An ASGI 3 application.
         settings: All settings; those of listeners, HTTP and logs aren't looked at,
-            but for ``header_underscores``.
+            but for ``header_underscores``, ``limit_concurrency`` and, for
+            WebSockets, ``timeout_send``.
         overrides: Settings by their flat names, instead of ``settings``.
 
     Attributes:
