@@ -29,7 +29,7 @@ from twisted.internet.error import ReactorNotRunning
 
 from daphne_like.errors import SettingsError
 from daphne_like.observability.logs import bridge_twisted_logging
-from daphne_like.reactor import install
+from daphne_like.reactor import install, reap_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence, Sized
@@ -198,7 +198,10 @@ class _Process:
     def run(self, signal_handlers: bool) -> None:
         reactor = self._reactor
         if signal_handlers:
-            before = {number: signal.getsignal(number) for number in self._signals_used}
+            changed = [*self._signals_used]
+            if hasattr(signal, "SIGCHLD"):
+                changed.append(signal.SIGCHLD)
+            before = {number: signal.getsignal(number) for number in changed}
         self.join(signal_handlers, self._shut_down)
         reactor.run(installSignalHandlers=signal_handlers)
         if self._loop is not None:
@@ -279,11 +282,7 @@ class _Process:
         for number in self._signals_used:
             stops = number in _STOP_SIGNALS
             signal.signal(number, self._signalled if stops else self._hung_up)
-        if hasattr(signal, "SIGCHLD"):
-            # uvloop takes away the wakeup descriptor by which Twisted learns that
-            # a process of reactor.spawnProcess has ended.
-            signal.signal(signal.SIGCHLD, self._child_ended)
-            signal.siginterrupt(signal.SIGCHLD, False)
+        reap_children(self._reactor)
 
     def _signalled(self, number: int, frame: object) -> None:
         self._signals += 1
@@ -318,16 +317,16 @@ class _Process:
         _logger.info("%s: not waiting any more", name)
         self._server.force()
 
-    def _child_ended(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(_reap_children)
-
     # -- What no event tells -----------------------------------------------------
 
     def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
         """Find out, once a second, what nobody reports."""
         loop.call_later(1.0, self._look_after, loop)
         # While asyncio has subprocesses, libuv has the handler of SIGCHLD.
-        _reap_children()
+        if hasattr(signal, "SIGCHLD"):
+            from twisted.internet.process import reapAllProcesses
+
+            reapAllProcesses()
         # Without a free descriptor libuv drops new connections in silence.
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
@@ -355,13 +354,6 @@ class _Process:
                 error.strerror,
                 _descriptor_limit(),
             )
-
-
-def _reap_children() -> None:
-    if hasattr(signal, "SIGCHLD"):
-        from twisted.internet.process import reapAllProcesses
-
-        reapAllProcesses()
 
 
 async def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:

@@ -19,7 +19,7 @@ from daphne_like.errors import SettingsError
 if TYPE_CHECKING:
     from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
-__all__ = ["install", "new_event_loop"]
+__all__ = ["install", "new_event_loop", "reap_children"]
 
 
 def new_event_loop(loop: str = "auto") -> asyncio.AbstractEventLoop:
@@ -81,17 +81,26 @@ def install(loop: str = "auto") -> AsyncioSelectorReactor:
 
 
 def _notice_children(reactor: AsyncioSelectorReactor) -> None:
+    """Reap children, unless the program has a handler of its own, or wants none."""
+    if not hasattr(signal, "SIGCHLD"):
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if str(getattr(handler, "__module__", "")).startswith("twisted."):
+        reap_children(reactor)
+
+
+def reap_children(reactor: AsyncioSelectorReactor) -> None:
     """
     Let Twisted learn that a process of ``reactor.spawnProcess`` has ended.
 
     Its own handler of SIGCHLD does nothing, as it is the wakeup descriptor by which
     Twisted learns of it. That one uvloop takes for itself.
+
+    Args:
+        reactor: It runs, in the main thread.
     """
     if not hasattr(signal, "SIGCHLD"):
         return
-    handler = signal.getsignal(signal.SIGCHLD)
-    if not str(getattr(handler, "__module__", "")).startswith("twisted."):
-        return  # the program has one of its own, or wants none
 
     from twisted.internet.process import reapAllProcesses
 

@@ -87,7 +87,8 @@ class ASGIResource:
     Args:
         application: An ASGI 3 application.
         settings: All settings; those of listeners, HTTP and logs aren't looked at,
-            but for ``header_underscores``.
+            but for ``header_underscores``, ``limit_concurrency`` and, for
+            WebSockets, ``timeout_send``.
         overrides: Settings by their flat names, instead of ``settings``.
 
     Attributes:
@@ -221,11 +222,12 @@ class ApplicationService(Service):
             Fires when all is over.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        life = self._life
-        if life is None:
-            self._become(_Phase.ENDED)
+        life, was_starting = self._life, self._phase is _Phase.STARTING
+        # Not in the life's own steps: cancelled before the first, it takes none.
+        self._become(_Phase.ENDED)
+        if life is None or life.done():
             return succeed(None)
-        if self._phase is _Phase.STARTING:
+        if was_starting and not self._stop_asked.is_set():
             life.cancel()
         self._stop_asked.set()
 
@@ -263,15 +265,11 @@ class ApplicationService(Service):
             _logger.critical("%s", error)
             self._become(_Phase.ENDED)
             return
-        except asyncio.CancelledError:
-            self._become(_Phase.ENDED)
-            raise
         serving = _Serving(self._application, self._settings, lifespan.state)
         try:
             with serving.every_second:
                 self._become(_Phase.SERVING, serving)
                 await self._stop_asked.wait()
-                self._become(_Phase.ENDED)
                 await wind_down(
                     serving.connections,
                     serving.manager,

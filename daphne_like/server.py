@@ -230,8 +230,12 @@ class Server(Service):
         current.callWhenRunning(current.callLater, 0, self._start_if_wanted)
 
     def _start_if_wanted(self) -> None:
-        if self.running:
+        if not self.running:
+            return
+        if self._life is None or self._life.done():
             self._start_life()
+        elif self._stop_asked.is_set():
+            self._life.add_done_callback(lambda _: self._start_if_wanted())
 
     def stopService(self) -> Deferred[None]:
         """
@@ -241,7 +245,7 @@ class Server(Service):
             Fires when the application's lifespan is over.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._life is None:
+        if self._life is None or self._life.done():
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
@@ -268,7 +272,8 @@ class Server(Service):
         Accepts no more, lets exchanges end in time, ends the lifespan.
         """
         life = self._life
-        if life is None:
+        if life is None or life.done():
+            self._unbind()
             return
         if not self._serving.is_set() and not self._stop_asked.is_set():
             life.cancel()
@@ -324,6 +329,8 @@ class Server(Service):
         return self._life
 
     def _life_ended(self, life: asyncio.Task[None]) -> None:
+        # Here, since what is cancelled before its first step undoes nothing itself.
+        self._unbind()
         if life.cancelled():
             return
         failure = life.exception()
@@ -341,7 +348,6 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
-            ending.callback(self._unbind)
             access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)

@@ -125,10 +125,13 @@ class Application:
         status = 200
         if scope["method"] == "POST":
             body = b""
-            while (event := await receive())["type"] == "http.request":
+            more_body = True
+            while more_body:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    return  # half a notice is none
                 body += event["body"]
-                if not event["more_body"]:
-                    break
+                more_body = event["more_body"]
             try:
                 answer: object = await awaited(self._board.post(body.decode()))
             except ValueError as error:

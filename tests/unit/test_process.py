@@ -232,13 +232,14 @@ def test_signal_handlers_are_given_back(
 
     def handler(number: int, frame: object) -> None: ...
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    for number in numbers:
         signal.signal(number, handler)
     reactor.script = reactor.stop
 
     run_until_stopped(server)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         assert handler is signal.getsignal(number)
 
 

@@ -789,6 +789,56 @@ def test_it_may_be_stopped_before_it_has_started(
     assert 503 == tree.answer().status
 
 
+def test_who_waits_is_refused_when_the_start_has_hardly_begun(
+    plant: Plant,
+    loop: SteppedLoop,
+    living: Living,
+    installed: FakeReactor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether or not there was a life before, nobody waits for ever."""
+    begin: list[Callable[[], None]] = []
+    monkeypatch.setattr(installed, "callLater", lambda _, call: begin.append(call))
+    tree = plant(living)
+    service = tree.resource.service
+
+    async def begin_and_stop() -> None:
+        begin.pop()()
+        service.stopService()
+
+    service.startService()
+    tree.ask()
+    loop.do(begin_and_stop())
+    assert 503 == tree.answer().status
+
+    service.startService()
+    tree.ask()
+    assert tree.stop().called
+    assert 503 == tree.answer().status
+
+
+def test_who_comes_during_a_restart_waits(
+    plant: Plant, loop: SteppedLoop, living: Living
+) -> None:
+    """The end of the life before refuses nobody who comes for the next one."""
+    living.startup.set_result(None)
+    living.requests.set_result(None)
+    tree = plant(living)
+    service = tree.resource.service
+    service.startService()
+    loop.settle()
+
+    async def restart() -> None:
+        service.stopService()
+        service.startService()
+        tree.ask()
+
+    loop.do(restart())
+    loop.settle()
+    assert b"42" == tree.answer().body
+    tree.stop()
+
+
 def test_deadlines_are_kept(
     plant: Plant, app: HandApplication, loop: SteppedLoop, log: RecordedLog
 ) -> None:

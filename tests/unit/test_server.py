@@ -729,6 +729,64 @@ def test_what_was_bound_is_given_up_without_a_start(make: Make, path: Path) -> N
     assert not path.exists()
 
 
+@ON_LOOPS
+def test_what_was_bound_is_given_up_when_the_start_has_hardly_begun(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    """Also when the service had a life before, and at whatever moment it is stopped."""
+    fake = FakeReactor()
+    monkeypatch.setattr(reactor, "install", lambda loop: fake)
+    site.startup.clear()
+    made = make()
+
+    async def scenario() -> None:
+        for turns in (2, 1, 0):
+            made.privilegedStartService()
+            made.startService()
+            fake.begin()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert path.exists()
+            await stopped(made)
+            assert not path.exists()
+
+        made.privilegedStartService()
+        await asyncio.gather(made.startup(), made.shutdown(), return_exceptions=True)
+        assert not path.exists()
+
+    run_on(loop, scenario())
+    assert "started" not in site.events
+
+
+def test_a_service_may_start_again_while_it_stops(
+    make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so when all that came before is over."""
+    fake = FakeReactor()
+    monkeypatch.setattr(reactor, "install", lambda loop: fake)
+    made = make()
+    site.gate.set()
+
+    async def scenario() -> None:
+        made.startService()
+        fake.begin()
+        while not made.listeners:
+            await asyncio.sleep(0)
+        stopping = made.stopService()
+        made.privilegedStartService()
+        made.startService()
+        fake.begin()
+        await stopping.asFuture(asyncio.get_running_loop())
+        while not made.listeners:
+            await asyncio.sleep(0)
+        _, writer = await connect(path)
+        writer.close()
+        await stopped(made)
+
+    run_on("asyncio", scenario())
+    assert ["started", "stopped"] * 2 == site.events
+
+
 def test_a_service_may_start_again(
     make: Make, site: Site, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
