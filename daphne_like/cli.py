@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.server import Server
 
-__all__ = ["CommandLineInterface"]
+__all__ = ["CommandLineInterface", "limit_threads"]
 
 # Where Daphne's parser keeps options whose names are others here: programs which
 # extend it set defaults by these.
@@ -105,7 +105,7 @@ class CommandLineInterface:
         try:
             sys.exit(cls().run(sys.argv[1:]))
         except SystemExit as end:
-            _limit_threads(end)
+            limit_threads(end)
             raise
 
     def run(self, args: Sequence[str]) -> int:
@@ -310,12 +310,15 @@ class CommandLineInterface:
         self._option_strings += ["--config", "--show-config", "--version", "--help"]
 
 
-def _limit_threads(end: SystemExit) -> None:
+def limit_threads(end: SystemExit) -> None:
     """
     See to it that the process ends even if a thread of the application doesn't.
 
     Python waits for threads without limit, and a view that blocks in one would
     keep the process for as long as it likes.
+
+    Args:
+        end: What ends the program, with its exit status.
     """
     import threading
 

@@ -10,10 +10,12 @@ Tests: ``tests/unit/test_daphne_keywords.py``.
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.access import AccessLogGenerator
+from daphne_like.errors import SettingsError
 from daphne_like.listeners.endpoints import endpoint_strings
 from daphne_like.settings import KNOWN_SETTINGS
 
@@ -72,6 +74,9 @@ def keywords_of_settings(settings: Settings) -> dict[str, Any]:
 
     What was given for settings which Daphne doesn't have comes in addition, by the
     names of these.
+
+    Raises:
+        SettingsError: The file of the access log can't be opened.
     """
     keywords = {name: settings.value(name) for name in _SAME}
     keywords["websocket_handshake_timeout"] = keywords["websocket_connect_timeout"]
@@ -99,7 +104,14 @@ def _access_log(settings: LogSettings) -> AccessLogGenerator | None:
     target = settings.access_log_target
     if target is None:
         return None
-    if target == "-":
-        return AccessLogGenerator(sys.stdout)
     # As long as the process lives; each line is written at once.
-    return AccessLogGenerator(Path(target).open("a", 1, encoding="utf-8"))
+    if target == "-":
+        if isinstance(sys.stdout, TextIOWrapper):
+            # Into a pipe or a file it would write some pages at a time.
+            sys.stdout.reconfigure(line_buffering=True)
+        return AccessLogGenerator(sys.stdout)
+    try:
+        return AccessLogGenerator(Path(target).open("a", 1, encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"access_log: can't open {target!r}: {reason}") from error

@@ -15,7 +15,7 @@ out of :data:`sys.modules` and imported anew.
 
 It costs nothing to install the finder: nothing is imported before somebody asks.
 
-Tests: ``tests/unit/test_aliases.py``, ``tests/integration/test_channels.py``.
+Tests: ``tests/unit/test_aliases.py``, ``tests/integration/test_live_server.py``.
 """
 
 from __future__ import annotations

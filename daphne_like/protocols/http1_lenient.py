@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["LenientHTTP1Protocol", "LenientRequestReader"]
 
 _FOLD = re.compile(rb"\r\n[ \t]")
+# Up to the end of a request line, whose beginning has been fed, or has not.
+_REST_OF_FIRST_LINE = re.compile(rb"[^\r\n]*\r\n")
+_FIRST_LINE = re.compile(rb"[\r\n]*[^\r\n]+\r\n")
 _BLANK_LINE = b"\r\n\r\n"
 # The last bytes so far, if only the next ones can tell a fold, or the end of a
 # message, from the end of a line.
@@ -55,7 +58,7 @@ class LenientRequestReader(RequestReader):
             as it is known.
     """
 
-    __slots__ = ("_is_connect", "_kept", "rejected_version")
+    __slots__ = ("_in_fields", "_is_connect", "_kept", "rejected_version")
 
     def __init__(
         self, limits: HTTPSettings, sink: RequestSink, *, takes_h2c: bool = False
@@ -63,6 +66,8 @@ class LenientRequestReader(RequestReader):
         super().__init__(limits, sink, takes_h2c=takes_h2c)
         # The last bytes, if they can't be judged without the next ones; a few.
         self._kept = b""
+        # The request line of a head that comes in pieces has ended.
+        self._in_fields = False
         self._is_connect = False
         self.rejected_version = "1.1"
 
@@ -115,7 +120,7 @@ class LenientRequestReader(RequestReader):
     def _feed_piece(self, piece: bytes) -> bool:
         is_first = self._is_between_messages()
         if not self._in_body and not self._is_raw(piece[:4]):
-            piece = _FOLD.sub(b" ", piece)
+            piece = self._unfold(piece, is_first)
             if is_first and piece.startswith(_CONNECT):
                 self._is_connect = True
                 self._last_fed = b""  # which may be the same, but as it was sent
@@ -131,6 +136,16 @@ class LenientRequestReader(RequestReader):
             ):
                 self.rejected_version = "1.0"
             raise
+
+    def _unfold(self, piece: bytes, is_first: bool) -> bytes:
+        """Repair folded fields; a request line is never folded."""
+        fields = 0
+        if is_first or not self._in_fields:
+            line = _FIRST_LINE if is_first else _REST_OF_FIRST_LINE
+            found = line.match(piece)
+            self._in_fields = found is not None
+            fields = len(piece) if found is None else found.end()
+        return piece[:fields] + _FOLD.sub(b" ", piece[fields:])
 
     # -- Callbacks of the parser ---------------------------------------------
 

@@ -283,6 +283,20 @@ def test_ctrl_c_ends_it(project: Project, options: list[str]) -> None:
         server.get("/")
 
 
+def test_a_view_that_blocks_does_not_hinder_the_end(project: Project) -> None:
+    """Ctrl-C leaves it behind after some seconds."""
+    server = project.runserver("--noreload")
+    port = httpx.URL(server.site).port
+    assert port
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"GET /blocked HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        server.wait_for_log("blocked")
+        server.press_ctrl_c()
+
+        assert 0 == server.wait()
+    assert "threads don't end" in server.log
+
+
 def test_a_service_manager_ends_it(project: Project) -> None:
     """SIGTERM does as well."""
     server = project.runserver("--noreload")

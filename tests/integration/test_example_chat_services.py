@@ -53,8 +53,10 @@ def _postgresql(folder: Path) -> Iterator[str]:
     debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     initdb = Path(find_program(*reversed(debian), "initdb")).resolve()
     data = str(folder / "data")
+    # Whatever the locale of who runs the tests is, and whether it is there.
+    words = ("--no-locale", "--encoding=UTF8")
     subprocess.run(
-        [str(initdb), "-D", data, "-U", "chat", "--auth=trust", "--no-sync"],
+        [str(initdb), "-D", data, "-U", "chat", "--auth=trust", "--no-sync", *words],
         cwd="/",
         check=True,
         stdout=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browsers import find_browser
 from server_process import APPLICATIONS
 
 from daphne_like import aliases
@@ -50,6 +51,7 @@ def test_live_server_tests_of_a_project(start_method: str, tmp_path: Path) -> No
     Its tests pass, by a browser and however processes are started: pages, static
     files, WebSockets, the test database.
     """
+    find_browser()  # which could not skip a test of another process
     aliases.install()
     assert "daphne_like" in str(importlib.util.find_spec("daphne"))
     paths = [os.environ.get("PYTHONPATH", ""), str(SUPPORT)]

@@ -11,13 +11,17 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 
+def find_browser() -> tuple[str, str]:
+    """Return the paths of browser and driver; skip the test if there are none."""
+    browser = find_program("chromium", "chromium-browser", "google-chrome")
+    return browser, find_program("chromedriver")
+
+
 @contextmanager
 def headless_browser(profile: Path) -> Iterator[Chrome]:
     """Start a browser without a window, which asks nobody but the server."""
     options = ChromeOptions()
-    options.binary_location = find_program(
-        "chromium", "chromium-browser", "google-chrome"
-    )
+    options.binary_location, driver = find_browser()
     for argument in (
         "--headless",
         # Chromium's sandbox refuses to run as root, as tests in containers do.
@@ -38,7 +42,7 @@ def headless_browser(profile: Path) -> Iterator[Chrome]:
     # Those of tests are signed by authorities of their own.
     options.accept_insecure_certs = True
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = Chrome(options, Service(find_program("chromedriver")))
+    browser = Chrome(options, Service(driver))
     try:
         yield browser
     finally:

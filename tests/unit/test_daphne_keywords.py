@@ -10,6 +10,7 @@ import pytest
 
 from daphne_like.access import AccessLogGenerator
 from daphne_like.daphne_keywords import keywords_of_settings, settings_of_keywords
+from daphne_like.errors import SettingsError
 from daphne_like.settings import Settings
 
 DAPHNES = {
@@ -157,6 +158,26 @@ def test_what_was_asked_for_reaches_the_server_class(tmp_path: Path) -> None:
         "websocket_handshake_timeout": 7,
     }
     assert expected == {name: keywords[name] for name in expected}
+
+
+def test_lines_on_stdout_are_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is a pipe or a file, as under a service manager."""
+    with (tmp_path / "stdout").open("w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        log = keywords_of_settings(Settings.of())["action_logger"]
+        log.stream.write("a line\n")
+
+        assert log.stream is stdout
+        assert "a line\n" == (tmp_path / "stdout").read_text("utf-8")
+
+
+def test_an_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
+    """It is said in a line, and without a traceback."""
+    path = tmp_path / "nowhere" / "access.log"
+    with pytest.raises(SettingsError, match=r"access_log: can't open .*No such file"):
+        keywords_of_settings(Settings.of(access_log=str(path)))
 
 
 @pytest.mark.parametrize(

@@ -431,6 +431,28 @@ def test_server_that_cannot_be_made(
         runserver()
 
 
+@pytest.mark.parametrize("status", [None, 7])
+def test_threads_do_not_keep_the_program(
+    monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    """A view that blocks in one would; programs which call the command go on."""
+    ends: list[object] = []
+
+    def run(command: object, argv: list[str]) -> None:
+        if status is not None:
+            raise SystemExit(status)
+
+    with django_with("daphne_like"):
+        command = command_class()
+    module = sys.modules[command.__module__]
+    monkeypatch.setattr(module, "limit_threads", lambda end: ends.append(end.code))
+    monkeypatch.setattr(command.__base__, "run_from_argv", run)
+    with suppress(SystemExit) if status is None else pytest.raises(SystemExit):
+        command().run_from_argv(["manage.py", "runserver"])
+
+    assert [status or 0] == ends
+
+
 # -- Under the autoreloader ----------------------------------------------------------
 
 

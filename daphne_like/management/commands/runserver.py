@@ -41,6 +41,7 @@ from django.utils import autoreload
 from django.utils.module_loading import import_string
 
 from daphne_like import __version__, reactor
+from daphne_like.cli import limit_threads
 from daphne_like.errors import ListenError, SettingsError
 from daphne_like.settings import KNOWN_SETTINGS, Settings
 
@@ -226,6 +227,15 @@ class Command(_next_command()):  # type: ignore[misc]
             parser.add_argument(
                 *option.spellings, dest=option.keyword, help=option.help, **action
             )
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as a program, which ends even if a view blocks in a thread."""
+        try:
+            super().run_from_argv(argv)
+        except SystemExit as end:
+            limit_threads(end)
+            raise
+        limit_threads(SystemExit(0))
 
     def handle(self, *args: Any, **options: Any) -> None:
         """

@@ -108,6 +108,22 @@ def test_the_first_line_is_not_folded(first: bytes) -> None:
     assert 400 == read(b"GET / HTTP/1.1\r\n" + first + b"\r\n\r\n").rejected
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /a\r\n HTTP/1.1",
+        b"GET\r\n /a HTTP/1.1",
+        b"GET /a HTTP/1.1\r\n ",
+        b"CONNECT /a\r\n\tHTTP/1.1",
+        b"\r\nGET /a\r\n HTTP/1.1",
+    ],
+)
+def test_a_request_line_is_not_folded(line: bytes) -> None:
+    """Proxies take its first part for a whole line, and nobody needs it."""
+    assert read(line + b"\r\nHost: a\r\n\r\n").rejected in (400, 501, 505)
+    assert read(get() + line + b"\r\nHost: a\r\n\r\n").rejected in (400, 501, 505)
+
+
 def test_folded_framing_is_what_it_says_in_one_line() -> None:
     """There is no other reading of it for which bytes would be the body."""
     for line, body in (

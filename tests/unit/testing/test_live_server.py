@@ -373,11 +373,13 @@ class Exchange:
         self._messages = list(messages)
         self._error = error
         self.sent: list[Any] = []
+        self._task: asyncio.Task[None]
 
     async def receive(self) -> dict[str, Any]:
-        """Give it the next message; then nothing for ever."""
+        """Give it the next message; when there are no more, end it."""
         if not self._messages:
-            await asyncio.Event().wait()
+            self._task.cancel()
+            await asyncio.sleep(0)
         return self._messages.pop(0)
 
     async def send(self, message: Any) -> None:
@@ -390,10 +392,11 @@ class Exchange:
         """Let it run until it waits for more."""
 
         async def scenario() -> None:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    application({"type": kind}, self.receive, self.send), 0.05
-                )
+            self._task = asyncio.ensure_future(
+                application({"type": kind}, self.receive, self.send)
+            )
+            with suppress(asyncio.CancelledError):
+                await self._task
 
         asyncio.run(scenario())
 
