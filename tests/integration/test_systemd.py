@@ -291,9 +291,8 @@ def test_systemds_own_tool(launch: Serve, socket_folder: Path) -> None:
     server.wait_for_log("Listening on")
 
     assert b"hello" == ask(f"unix:{path}")
-    # The tool says so, too, and in other words.
-    server.wait_for_log("Listening on unix:")
-    assert [f"unix:{path}"] == [url for url in server.urls if "unix:" in url]
+    # The first line was that of the tool; the server's may come after the answer.
+    server.wait_for_log(re.escape(f"Listening on unix:{path}"))
     assert 0 == server.stop()
 
 

@@ -14,7 +14,7 @@ PUBLIC_NAMES = {
     "daphne_like": ["Server", "__version__", "run"],
     "daphne_like.apps": ["DaphneLikeConfig"],
     "daphne_like.checks": ["check_daphne_installed"],
-    "daphne_like.cli": ["CommandLineInterface"],
+    "daphne_like.cli": ["CommandLineInterface", "limit_threads"],
     "daphne_like.demo": ["Demo", "DemoLimits", "application"],
     "daphne_like.errors": [
         "ApplicationLoadError",
@@ -41,7 +41,7 @@ PUBLIC_NAMES = {
         "run_until_stopped",
         "with_sockets_of_systemd",
     ],
-    "daphne_like.reactor": ["install", "new_event_loop"],
+    "daphne_like.reactor": ["install", "new_event_loop", "reap_children"],
     "daphne_like.resource": ["ASGIResource", "ApplicationService"],
     "daphne_like.server": ["Server", "run"],
     "daphne_like.settings": [
