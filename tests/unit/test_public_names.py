@@ -41,7 +41,7 @@ PUBLIC_NAMES = {
         "run_until_stopped",
         "with_sockets_of_systemd",
     ],
-    "daphne_like.reactor": ["install", "new_event_loop"],
+    "daphne_like.reactor": ["install", "new_event_loop", "reap_children"],
     "daphne_like.resource": ["ASGIResource", "ApplicationService"],
     "daphne_like.server": ["Server", "run"],
     "daphne_like.settings": [
