@@ -14,7 +14,7 @@ PUBLIC_NAMES = {
     "daphne_like": ["Server", "__version__", "run"],
     "daphne_like.apps": ["DaphneLikeConfig"],
     "daphne_like.checks": ["check_daphne_installed"],
-    "daphne_like.cli": ["CommandLineInterface"],
+    "daphne_like.cli": ["CommandLineInterface", "limit_threads"],
     "daphne_like.demo": ["Demo", "DemoLimits", "application"],
     "daphne_like.errors": [
         "ApplicationLoadError",
