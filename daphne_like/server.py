@@ -56,7 +56,6 @@ from daphne_like.draining import (
 from daphne_like.errors import ListenError, SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
-    SocketEndpoint,
     bind_all,
     configured_endpoints,
     redirect_endpoints,
@@ -175,11 +174,10 @@ class Server(Service):
         self.failure: BaseException | None = None
         self.abort_start = False
         self.restarting = False
-        # The reactor while run() has it; stop() may come at any time, in any thread.
+        # The reactor from run() on; stop() may come at any time, in any thread.
         self._running_reactor: Any = None
         self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
-        self._is_bound = False
         self._life: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._stop_asked = asyncio.Event()
@@ -198,17 +196,17 @@ class Server(Service):
             ListenError: An address can't be bound.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        if self._is_bound:
-            return
+        self._bind()
+
+    def _bind(self) -> None:
+        """Claim the addresses, as far as they aren't."""
         try:
             bind_all(self._own_endpoints)
         except BaseException:
             self._unbind()
             raise
-        self._is_bound = True
 
     def _unbind(self) -> None:
-        self._is_bound = False
         for endpoint in self._own_endpoints:
             endpoint.close()
 
@@ -355,8 +353,7 @@ class Server(Service):
             if self._action_logger is not None:
                 exchange_log = ActionLog(self._action_logger, access_log)
             endpoints = self._with_twisted_endpoints()
-            if not self._is_bound:
-                bind_all(self._own_endpoints)
+            self._bind()
 
             lifespan = Lifespan(
                 self._application,
@@ -556,7 +553,7 @@ class Server(Service):
             return
         try:
             # An address in use must be found before somebody is told.
-            bind_all(self._own_endpoints)
+            self._bind()
             self.ready_callable()
         except BaseException as error:
             self._unbind()
