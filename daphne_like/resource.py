@@ -41,7 +41,6 @@ from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
-from daphne_like.draining import Connections, EverySecond, wind_down
 from daphne_like.errors import LifespanFailed, RequestRejected, SettingsError
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
@@ -50,6 +49,7 @@ from daphne_like.protocols.tls_extension import tls_extension
 from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.protocols.websocket_handshake import accept_key
 from daphne_like.settings import Settings
+from daphne_like.winding_down import Connections, EverySecond, wind_down
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -21,39 +21,20 @@ import os
 import signal
 import sys
 import threading
-import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 
 from daphne_like import process, reactor
-from daphne_like.asgi.applications import ApplicationManager
-from daphne_like.asgi.error_pages import html_page
-from daphne_like.asgi.exchange import ExchangeContext
-from daphne_like.asgi.forwarded import DaphneForwardedPolicy, ForwardedPolicy
-from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
-from daphne_like.asgi.request_events import stream_class
-from daphne_like.asgi.response_headers import FieldReader
-from daphne_like.asgi.scope import daphne_scope
-from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.daphne_keywords import settings_of_keywords
-from daphne_like.draining import (
-    CANCEL_TIMEOUT,
-    FLUSH_TIMEOUT,
-    Connections,
-    EverySecond,
-    take_last_requests,
-    wind_down,
-)
-from daphne_like.errors import ListenError, SettingsError, StartError
+from daphne_like.errors import SettingsError, StartError
 from daphne_like.listeners.endpoints import (
     LoopPort,
     bind_all,
@@ -65,25 +46,29 @@ from daphne_like.listeners.endpoints import (
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
-from daphne_like.protocols.connections import HTTPContext
-from daphne_like.protocols.deadlines import DeadlineWheel
-from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.negotiation import HTTPFactory
-from daphne_like.protocols.websocket import WebSocketContext
+from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
+from daphne_like.winding_down import (
+    CANCEL_TIMEOUT,
+    FLUSH_TIMEOUT,
+    Connections,
+    EverySecond,
+    take_last_requests,
+    wind_down,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
+    from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.endpoints import SocketEndpoint
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
-    from daphne_like.protocols.interfaces import Header
-    from daphne_like.settings import BindSettings, HTTPSettings, LogSettings
+    from daphne_like.settings import BindSettings, LogSettings
 
 __all__ = ["Server", "run"]
 
@@ -349,9 +334,6 @@ class Server(Service):
             access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)
-            exchange_log: ExchangeLog | None = access_log
-            if self._action_logger is not None:
-                exchange_log = ActionLog(self._action_logger, access_log)
             endpoints = self._with_twisted_endpoints()
             self._bind()
 
@@ -365,64 +347,24 @@ class Server(Service):
             await lifespan.startup()
 
             loop = asyncio.get_running_loop()
-            wheel = DeadlineWheel(loop.time)
-            headers = _default_headers(settings.http)
-            manager = ApplicationManager(self._application, loop)
-            streams = ExchangeContext(
-                manager=manager,
-                field_reader=FieldReader(headers.names),
-                wheel=wheel,
-                application_close_timeout=settings.app.application_close_timeout,
-                limit_concurrency=settings.http.limit_concurrency,
-                root_path=settings.app.root_path,
+            serving = Serving(
+                self._application,
+                settings,
+                exchange_log=self._exchange_log(access_log),
                 state=lifespan.state,
-                forwarded=_forwarded_policy(settings),
-                access_log=exchange_log,
-                request_buffer_size=settings.http.request_buffer_size,
-            )
-            if settings.app.daphne_compat:
-                streams = replace(
-                    streams,
-                    build_scope=daphne_scope,
-                    error_page=html_page,
-                    version_status=400,
-                )
-            open_stream = stream_class(
-                settings.http.request_buffer_size, filled=settings.app.daphne_compat
-            )
-            websockets = WebSocketStreamContext(
-                exchanges=streams,
-                denials=replace(streams, access_log=None),
-                websockets=WebSocketContext(
-                    settings.websocket,
-                    settings.http.timeout_send,
-                    wheel,
-                    loop.call_soon,
-                    lambda: 1012 if self.restarting else 1001,
-                ),
-            )
-            context = HTTPContext(
-                open_stream=partial(open_stream, streams),
-                open_websocket=partial(WebSocketStream, websockets),
-                settings=settings.http,
-                default_headers=headers,
-                wheel=wheel,
-                loop=loop,
                 connections=self.connections,
-                http2=settings.http2,
-                daphne_compat=settings.app.daphne_compat,
+                leaving_code=lambda: 1012 if self.restarting else 1001,
             )
-            duties: list[Callable[[], object]] = [wheel.tick, headers.refresh]
+            duties = [*serving.duties]
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(EverySecond(loop, duties))
-            ending.push_async_callback(self._drain, manager)
+            ending.push_async_callback(self._drain, serving.manager)
             for text, endpoint in endpoints:
-                scheme = scheme_of(text, endpoint)
-                factory = HTTPFactory(replace(context, scheme=scheme))
-                self.listeners.append(await _listen(text, endpoint, factory))
-            await self._listen_for_redirects(context, streams)
+                factory = serving.factory(scheme_of(text, endpoint))
+                self.listeners.append(await listen(text, endpoint, factory))
+            await self._listen_for_redirects(serving)
 
             self._announce(loop)
             if self.ready_callable is not None and not self._ready_early:
@@ -430,9 +372,13 @@ class Server(Service):
             self._serving.set()
             await self._stop_asked.wait()
 
-    async def _listen_for_redirects(
-        self, context: HTTPContext, streams: ExchangeContext
-    ) -> None:
+    def _exchange_log(self, access_log: AccessLog | None) -> ExchangeLog | None:
+        """Return what hears of each exchange."""
+        if self._action_logger is not None:
+            return ActionLog(self._action_logger, access_log)
+        return access_log
+
+    async def _listen_for_redirects(self, serving: Serving) -> None:
         """Send those who come without TLS to the first listener that has it."""
         if not self._redirects:
             return
@@ -443,16 +389,10 @@ class Server(Service):
             for address in _addresses(port)
             if hasattr(address, "port")
         ]
-        application = redirect_to_https(ports[0] if ports else 443)
-        manager = ApplicationManager(application, asyncio.get_running_loop())
-        open_stream = partial(HTTPStream, replace(streams, manager=manager))
-        # WebSockets, too: an answer which isn't 101 denies them.
-        context = replace(
-            context, open_stream=open_stream, open_websocket=open_stream, scheme="http"
-        )
+        factory = serving.factory_of(redirect_to_https(ports[0] if ports else 443))
         for text, endpoint in self._redirects:
             assert endpoint is not None
-            self.listeners.append(await _listen(text, endpoint, HTTPFactory(context)))
+            self.listeners.append(await listen(text, endpoint, factory))
 
     def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
         """Add those endpoints which are Twisted's: they need the reactor."""
@@ -663,38 +603,6 @@ def _open_access_log(
     if target is None or (action_logger is not None and settings.access_log is None):
         return None
     return AccessLog(target, settings.access_log_format)
-
-
-def _default_headers(settings: HTTPSettings) -> DefaultHeaders:
-    extras: list[Header] = list(settings.encoded_headers)
-    if settings.server_name:
-        extras.append((b"server", settings.server_name.encode("latin-1")))
-    return DefaultHeaders(extras, date=settings.date_header, wall_clock=time.time)
-
-
-def _forwarded_policy(settings: Settings) -> ForwardedPolicy | None:
-    compat, proxy = settings.app.daphne_compat, settings.proxy
-    kind = DaphneForwardedPolicy if compat else ForwardedPolicy
-    policy = kind.from_settings(proxy)
-    if policy is not None and policy.trusts_everyone and proxy.proxy_headers:
-        _logger.warning(
-            "forwarded_allow_ips holds *%s: whoever can connect chooses the client "
-            "address and the scheme which the application sees",
-            ", as daphne_compat has it" if compat else "",
-        )
-    return policy
-
-
-async def _listen(
-    text: str, endpoint: IStreamServerEndpoint, factory: HTTPFactory
-) -> IListeningPort:
-    try:
-        listening: Deferred[IListeningPort] = endpoint.listen(factory)
-        return await listening.asFuture(asyncio.get_running_loop())
-    except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or error.socketError
-        number = getattr(error.socketError, "errno", None)
-        raise ListenError(f"Listen failure: {text}: {reason}", number) from None
 
 
 def _addresses(port: IListeningPort) -> Iterable[Any]:

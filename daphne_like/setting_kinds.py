@@ -185,6 +185,19 @@ class Integer(Kind):
         return self.text(value)
 
 
+class WorkerCount(Integer):
+    """A number of processes; ``auto`` is one for each processor there is for us."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(1, 1024, metavar="N|auto")
+
+    def read(self, value: object) -> int:
+        """Return a number, or raise ``ValueError``."""
+        return super().read(_usable_processors() if value == "auto" else value)
+
+
 class Seconds(Kind):
     """
     A duration: a number of seconds, or text with a unit such as ``500ms``.
@@ -374,6 +387,24 @@ class Several(Kind):
     def toml(self, value: tuple[Any, ...]) -> str:
         """Return an array."""
         return "[" + ", ".join(self.item.toml(item) for item in value) + "]"
+
+
+def _usable_processors() -> int:
+    """Count the processors that this process may use, as far as the system tells."""
+    import os
+    from pathlib import Path
+
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    # A container's share of time, which looks like fewer processors.
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # there is no such limit
+    return count
 
 
 def _integer(value: object, base: int) -> int | None:

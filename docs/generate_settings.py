@@ -21,7 +21,7 @@ from daphne_like.settings import (
 PAGE = Path(__file__).with_name("settings.md")
 
 _INTRODUCTION = f"""\
-<!-- Made by docs/generate_settings.py. Change daphne_like/settings.py instead. -->
+<!-- Made by docs/generate_settings.py. Change daphne_like/settings/ instead. -->
 
 # Settings
 

@@ -53,12 +53,15 @@ PUBLIC_NAMES = {
         "HTTPSettings",
         "LifecycleSettings",
         "LogSettings",
+        "OperationsSettings",
+        "ProcessSettings",
         "ProxySettings",
         "Setting",
         "Settings",
         "HTTP2Settings",
         "TLSSettings",
         "WebSocketSettings",
+        "WorkerSettings",
         "read_toml",
     ],
     "daphne_like.testing": [
@@ -75,7 +78,7 @@ PUBLIC_NAMES = {
     "daphne_like.endpoints": ["build_endpoint_description_strings"],
     "daphne_like.utils": ["import_by_path", "parse_x_forwarded_for"],
     "daphne_like.twistd": ["Options", "makeService"],
-    "daphne_like.draining": [
+    "daphne_like.winding_down": [
         "CANCEL_TIMEOUT",
         "FLUSH_TIMEOUT",
         "Connections",

@@ -23,7 +23,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
-from daphne_like import draining, process, reactor, server, systemd
+from daphne_like import process, reactor, server, systemd, winding_down
 from daphne_like.errors import (
     ApplicationLoadError,
     LifespanFailed,
@@ -311,7 +311,7 @@ def test_a_request_at_the_last_moment(
 ) -> None:
     """Who was accepted before the stop and asks just after it gets an answer."""
     # The test decides when the moment is over.
-    monkeypatch.setattr(draining, "_LAST_REQUESTS_TIMEOUT", 3600.0)
+    monkeypatch.setattr(winding_down, "_LAST_REQUESTS_TIMEOUT", 3600.0)
     made = make(timeout_graceful_shutdown=3600)
 
     async def scenario() -> None:

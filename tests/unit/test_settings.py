@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
 import sys
 from dataclasses import FrozenInstanceError
@@ -64,6 +65,10 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "ssl_dev": st.just(False),
     "ssl_cert_reqs": st.sampled_from(["optional", "required"]),
     "ssl_ca_certs": st.text(_LINE, min_size=1),
+    "preload": st.just(False),
+    "metrics": st.sampled_from(["9100", "0.0.0.0:9100"]),
+    "statsd_host": st.sampled_from(["localhost:8125"]),
+    "request_id_header": _HEADER_NAMES,
     "redirect_https": st.sampled_from(["80", "localhost:80", "[::1]:8080"]),
     "log_fmt": st.text(st.characters(exclude_categories=["Cs"])).map(
         lambda text: "%(message)s" + text.replace("%", "")
@@ -254,6 +259,35 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "access_log_format": "daphne",
         "timeout_graceful_shutdown": 30.0,
         "loop": "auto",
+        "workers": None,
+        "worker_start": "auto",
+        "preload": False,
+        "reuse_port": False,
+        "timeout_worker_healthcheck": 30.0,
+        "limit_max_requests": 0,
+        "limit_max_requests_jitter": 0,
+        "max_worker_lifetime": 0.0,
+        "max_worker_lifetime_jitter": 0.0,
+        "max_worker_rss": 0,
+        "max_worker_rss_samples": 3,
+        "reload": False,
+        "reload_dir": (),
+        "reload_include": (),
+        "reload_exclude": (),
+        "reload_delay": 0.25,
+        "pid_file": None,
+        "user": None,
+        "group": None,
+        "umask": None,
+        "chdir": None,
+        "process_title": None,
+        "core_dumps": True,
+        "metrics": None,
+        "control_socket": None,
+        "statsd_host": None,
+        "statsd_prefix": "daphne_like",
+        "otel": False,
+        "request_id_header": "",
     } == {name: settings.value(name) for name in KNOWN_SETTINGS}
 
 
@@ -520,3 +554,64 @@ def test_the_settings_page_is_up_to_date() -> None:
     assert generator.render() == generator.PAGE.read_text("utf-8"), (
         "run: python docs/generate_settings.py"
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "workers"),
+    [
+        ({}, None),
+        ({"WEB_CONCURRENCY": "1"}, None),
+        ({"WEB_CONCURRENCY": ""}, None),
+        ({"WEB_CONCURRENCY": "3"}, 3),
+        ({"WEB_CONCURRENCY": "3", "DAPHNE_LIKE_WORKERS": "2"}, 2),
+    ],
+)
+def test_platforms_may_say_how_many_workers(
+    environ: dict[str, str], workers: int | None
+) -> None:
+    """WEB_CONCURRENCY counts where it asks for more than one; ours comes first."""
+    settings = Settings.from_sources(environ=environ)
+
+    assert settings.workers.workers == workers
+    assert settings.workers.supervised is (workers is not None)
+
+
+def test_a_garbled_web_concurrency_is_an_error() -> None:
+    """Who has mistyped it learns that, instead of running one process."""
+    with pytest.raises(SettingsError, match="WEB_CONCURRENCY must be a whole number"):
+        Settings.from_sources(environ={"WEB_CONCURRENCY": "many"})
+
+
+def test_auto_is_as_many_workers_as_processors() -> None:
+    """``auto`` stands for a number which the system knows."""
+    assert 1 <= Settings.of(workers="auto").workers.count <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"workers": 1},
+        {"limit_max_requests": 10},
+        {"max_worker_lifetime": 10},
+        {"max_worker_rss": 100},
+        {"reload": True},
+    ],
+)
+def test_what_needs_a_supervisor_gets_one(overrides: dict[str, Any]) -> None:
+    """A worker can only be replaced where somebody starts another one."""
+    assert Settings.of(**overrides).workers.supervised
+    assert Settings.of(**overrides).workers.count == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"reload": True, "preload": True},
+        {"workers": 2, "preload": True, "worker_start": "spawn"},
+        {"preload": True},
+    ],
+)
+def test_settings_of_workers_which_do_not_fit(overrides: dict[str, Any]) -> None:
+    """A setting that could have no effect is an error."""
+    with pytest.raises(SettingsError, match="preload"):
+        Settings.of(**overrides)

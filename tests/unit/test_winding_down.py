@@ -1,4 +1,4 @@
-"""Tests of ``daphne_like.draining``; those of the server test how it ends."""
+"""Tests of ``daphne_like.winding_down``; those of the server test how it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from event_loops import run_on
 
-from daphne_like.draining import Connections, EverySecond
+from daphne_like.winding_down import Connections, EverySecond
 
 
 def test_a_late_connection_drains() -> None:

@@ -5,7 +5,7 @@ A server, and a resource in a tree of ``twisted.web``, have connections and runn
 applications. When they stop they take nothing new, let what is in flight end in
 time, cancel what doesn't, and cut the rest.
 
-Tests: ``tests/unit/test_draining.py``.
+Tests: ``tests/unit/test_winding_down.py``.
 """
 
 from __future__ import annotations

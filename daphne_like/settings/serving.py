@@ -1,28 +1,12 @@
 """
-Every setting of the server, defined once.
-
-A setting is a field of one of the frozen section classes below. Its name is the
-keyword of ``Server(...)``, the key of the TOML file, the long option with ``-`` for
-``_``, and, in capitals after ``DAPHNE_LIKE_``, the environment variable. The command
-line, ``--help``, ``--show-config`` and ``docs/settings.md`` are made from the same
-fields, so that none of them can drift apart.
-
-A section checks its fields when it is made, so a section which exists is valid. What
-is wrong raises :class:`~daphne_like.errors.SettingsError`, one line which names the
-setting in the words of the source it came from.
-
-Importing this module must stay cheap: no Twisted, and no TOML reader before a file is
-read.
+The settings of serving: what is served where, by which rules.
 
 Tests: ``tests/unit/test_settings.py``.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 from daphne_like.errors import SettingsError
 from daphne_like.setting_kinds import (
@@ -30,148 +14,31 @@ from daphne_like.setting_kinds import (
     FileMode,
     Flag,
     Integer,
-    Kind,
     Seconds,
     Secret,
     Several,
     Text,
-    did_you_mean,
     header,
     header_name,
     header_value,
     host_and_port,
-    log_format,
     trusted_peer,
 )
+from daphne_like.settings.definition import Section, setting
 
 __all__ = [
-    "ENVIRONMENT_PREFIX",
-    "KNOWN_SETTINGS",
-    "SECTION_TITLES",
     "ApplicationSettings",
     "BindSettings",
     "HTTP2Settings",
     "HTTPSettings",
-    "LifecycleSettings",
-    "LogSettings",
     "ProxySettings",
-    "Setting",
-    "Settings",
     "TLSSettings",
     "WebSocketSettings",
-    "read_toml",
 ]
 
-ENVIRONMENT_PREFIX = "DAPHNE_LIKE_"
-
-
-# -- Definition of settings ---------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """
-    One setting as the command line, the documentation and the readers see it.
-
-    Attributes:
-        name: Field, TOML key and keyword.
-        section: Field of :class:`Settings` which holds it.
-        default: The value when no source gives one.
-        kind: How its values are read.
-        help: Meaning, unit and reason of the default.
-        given_options: Spellings on the command line where they differ from the
-            name.
-        off_option: Option which sets the empty text, or nothing.
-    """
-
-    name: str
-    section: str
-    default: Any
-    kind: Kind
-    help: str
-    given_options: tuple[str, ...]
-    off_option: str | None
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Spellings on the command line; none for the positional argument."""
-        if self.name == "application":
-            return ()
-        return self.given_options or ("--" + self.name.replace("_", "-"),)
-
-    @property
-    def environment_variable(self) -> str:
-        """The name of the variable which sets it."""
-        return ENVIRONMENT_PREFIX + self.name.upper()
-
-    @property
-    def default_text(self) -> str:
-        """The default as on a command line; empty when there is none."""
-        return "" if self.default is None else self.kind.text(self.default)
-
-    def read(self, value: object) -> Any:
-        """
-        Return the value in its final type; None stands for a default of None.
-
-        Raises:
-            ValueError: The value is wrong; the text is the reason.
-        """
-        if value is None and self.default is None:
-            return None
-        return self.kind.read(value)
-
-
-def setting(
-    default: object,
-    kind: Kind,
-    help: str,  # noqa: A002 - argparse's word
-    *options: str,
-    off_option: str | None = None,
-) -> Any:
-    """
-    Define a field of a section class.
-
-    Args:
-        default: The value when no source gives one.
-        kind: How values are read and checked.
-        help: One sentence: the meaning with its unit, the reason of the default.
-        options: Spellings on the command line, short ones first; without any,
-            the field's name with dashes.
-        off_option: Option which sets the empty text.
-    """
-    definition = {
-        "kind": kind,
-        "help": help,
-        "given_options": options,
-        "off_option": off_option,
-    }
-    return field(
-        default=default,
-        repr=not isinstance(kind, Secret),
-        metadata={"definition": definition},
-    )
-
-
-class _Section:
-    """Checks and converts each field when a section is made."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        for definition in _SETTINGS_BY_SECTION[type(self)]:
-            value = getattr(self, definition.name)
-            # Defaults are right, and checking them would cost imports.
-            if value is definition.default:
-                continue
-            try:
-                value = definition.read(value)
-            except ValueError as error:
-                raise SettingsError(f"{definition.name} {error}") from None
-            object.__setattr__(self, definition.name, value)
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationSettings(_Section):
+class ApplicationSettings(Section):
     """What is served, and how the application is started and stopped."""
 
     application: str | None = setting(
@@ -229,7 +96,7 @@ class ApplicationSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class BindSettings(_Section):
+class BindSettings(Section):
     """Where connections are taken from."""
 
     bind: tuple[str, ...] = setting(
@@ -282,7 +149,7 @@ class BindSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class TLSSettings(_Section):
+class TLSSettings(Section):
     """Certificates, and what is asked of clients."""
 
     ssl_certfile: tuple[str, ...] = setting(
@@ -357,7 +224,7 @@ class TLSSettings(_Section):
 
     def __post_init__(self) -> None:
         """Refuse combinations of which a part would have no effect."""
-        _Section.__post_init__(self)
+        Section.__post_init__(self)
         if self.ssl_dev and self.ssl_certfile:
             raise SettingsError("ssl_dev and ssl_certfile exclude each other")
         if self.ssl_keyfile and len(self.ssl_keyfile) != len(self.ssl_certfile):
@@ -376,7 +243,7 @@ class TLSSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class HTTPSettings(_Section):
+class HTTPSettings(Section):
     """Deadlines, limits and headers of HTTP; 0 means that there is no limit."""
 
     http_timeout: float | None = setting(
@@ -469,7 +336,7 @@ class HTTPSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class HTTP2Settings(_Section):
+class HTTP2Settings(Section):
     """Which HTTP versions are spoken, and flow control of HTTP/2."""
 
     http: str = setting(
@@ -528,7 +395,7 @@ class HTTP2Settings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class WebSocketSettings(_Section):
+class WebSocketSettings(Section):
     """Deadlines, limits and compression of WebSockets; 0 means no limit."""
 
     websocket_timeout: float = setting(
@@ -608,7 +475,7 @@ class WebSocketSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class ProxySettings(_Section):
+class ProxySettings(Section):
     """Whether and how far the headers of a proxy in front are believed."""
 
     proxy_headers: bool = setting(
@@ -639,324 +506,12 @@ class ProxySettings(_Section):
     def __post_init__(self) -> None:
         """Refuse the name of a header which would not be looked at."""
         # super() without arguments fails here: slots=True makes the class anew.
-        _Section.__post_init__(self)
+        Section.__post_init__(self)
+        defaults = {item.name: item.default for item in fields(self)}
         for name in (
             "proxy_headers_host",
             "proxy_headers_port",
             "proxy_headers_proto",
         ):
-            if (
-                not self.proxy_headers
-                and getattr(self, name) != KNOWN_SETTINGS[name].default
-            ):
+            if not self.proxy_headers and getattr(self, name) != defaults[name]:
                 raise SettingsError(f"{name} has no effect without proxy_headers")
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings(_Section):
-    """What is written where about the server's work."""
-
-    verbosity: int = setting(
-        1,
-        Integer(0, 3),
-        "0 = warnings, 1 = information and access log, 2 = debugging, "
-        "3 = debugging of asyncio too",
-        "-v",
-        "--verbosity",
-    )
-    log_level: str | None = setting(
-        None,
-        Choice("critical", "error", "warning", "info", "debug"),
-        "lowest level logged, whatever the verbosity",
-    )
-    log_config: str | None = setting(
-        None,
-        Text("FILE"),
-        "TOML or JSON file for logging.config.dictConfig, instead of level and format",
-    )
-    log_fmt: str = setting(
-        "%(asctime)-15s %(levelname)-8s %(message)s",
-        Text("FORMAT", controls=True, check=log_format),
-        "format of log lines on stderr; Daphne's",
-    )
-    access_log: str | None = setting(
-        None,
-        Text("FILE", empty=True),
-        "file the access log is appended to; - = stdout, logger = logging's "
-        "daphne_like.access, empty = none; stdout from verbosity 1 on",
-        off_option="--no-access-log",
-    )
-    access_log_format: str = setting(
-        "daphne",
-        Text("FORMAT", controls=True),
-        "daphne, json, or a format with Gunicorn's atoms",
-    )
-
-    @property
-    def access_log_target(self) -> str | None:
-        """Where the access log goes: a path, ``-``, ``logger``, or None for nowhere."""
-        if self.access_log is None:
-            return "-" if self.verbosity >= 1 else None
-        return self.access_log or None
-
-
-@dataclass(frozen=True, slots=True)
-class LifecycleSettings(_Section):
-    """How the server runs and stops."""
-
-    timeout_graceful_shutdown: float = setting(
-        30.0,
-        Seconds(),
-        "time for running requests to finish after a signal; 0 = cut at once; "
-        "Kubernetes kills after 30 seconds",
-    )
-    loop: str = setting(
-        "auto",
-        Choice("auto", "uvloop", "asyncio"),
-        "event loop; auto takes uvloop where it is installed, since it is faster",
-    )
-
-
-# -- All together -------------------------------------------------------------
-
-SECTION_TITLES: Mapping[str, str] = {
-    "app": "Application: what is served, and how it starts and stops",
-    "bind": "Listening: where connections are taken from",
-    "tls": "TLS: certificates, and what is asked of clients",
-    "http": "HTTP: deadlines, limits (0 = none) and headers",
-    "http2": "HTTP/2: which versions of HTTP are spoken, and flow control",
-    "websocket": "WebSockets: deadlines, limits (0 = none) and compression",
-    "proxy": "Proxies: whose forwarding headers are believed",
-    "log": "Logs: what is written where",
-    "lifecycle": "Lifecycle: how the server runs and stops",
-}
-"""For each section a word, and after a colon what it is about."""
-
-_SECTIONS: dict[str, type[Any]] = {
-    "app": ApplicationSettings,
-    "bind": BindSettings,
-    "tls": TLSSettings,
-    "http": HTTPSettings,
-    "http2": HTTP2Settings,
-    "websocket": WebSocketSettings,
-    "proxy": ProxySettings,
-    "log": LogSettings,
-    "lifecycle": LifecycleSettings,
-}
-
-
-_SETTINGS_BY_SECTION: dict[type[Any], tuple[Setting, ...]] = {
-    section_class: tuple(
-        Setting(
-            name=item.name,
-            section=section,
-            default=item.default,
-            **item.metadata["definition"],
-        )
-        for item in fields(section_class)
-    )
-    for section, section_class in _SECTIONS.items()
-}
-
-KNOWN_SETTINGS: Mapping[str, Setting] = {
-    definition.name: definition
-    for definitions in _SETTINGS_BY_SECTION.values()
-    for definition in definitions
-}
-"""All settings by name, in the order of the sections."""
-
-# What ``daphne_compat`` makes of settings which nobody gave.
-_DAPHNE_DEFAULTS: Mapping[str, object] = {
-    "request_buffer_size": 8192,
-    "server_name": "daphne",
-    "date_header": False,
-    "forwarded_allow_ips": ("*",),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """
-    All settings: one frozen section for each part of the server.
-
-    Attributes:
-        sources: Where each value that was given came from, by setting, in words
-            for ``--show-config``. No part of equality.
-    """
-
-    app: ApplicationSettings = ApplicationSettings()
-    bind: BindSettings = BindSettings()
-    tls: TLSSettings = TLSSettings()
-    http: HTTPSettings = HTTPSettings()
-    http2: HTTP2Settings = HTTP2Settings()
-    websocket: WebSocketSettings = WebSocketSettings()
-    proxy: ProxySettings = ProxySettings()
-    log: LogSettings = LogSettings()
-    lifecycle: LifecycleSettings = LifecycleSettings()
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-    @classmethod
-    def of(cls, **overrides: object) -> Settings:
-        """
-        Return the defaults with some settings replaced, each by its flat name.
-
-        ``Settings.of(port=0, timeout_keep_alive="2s")``
-
-        Raises:
-            SettingsError: A name is unknown, or a value wrong.
-        """
-        return cls._from_layers(_from_mapping(overrides, "keyword"))
-
-    @classmethod
-    def from_sources(
-        cls,
-        command_line: Mapping[str, object] | None = None,
-        environ: Mapping[str, str] | None = None,
-        file: Mapping[str, object] | None = None,
-        file_name: str = "settings file",
-    ) -> Settings:
-        """
-        Merge: command line before environment before file before default.
-
-        Args:
-            command_line: Values of the options which were given, by setting.
-            environ: Environment; only ``DAPHNE_LIKE_*`` is looked at.
-            file: Top level of a TOML file, see :func:`read_toml`.
-            file_name: Its name, for messages.
-
-        Raises:
-            SettingsError: A name is unknown, or a value wrong; tells which source.
-        """
-        return cls._from_layers(
-            _from_mapping(file or {}, file_name),
-            _from_environment(environ or {}),
-            _from_mapping(command_line or {}, "command line"),
-        )
-
-    @classmethod
-    def _from_layers(cls, *layers: Iterator[tuple[str, object, str]]) -> Settings:
-        sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
-        sources = {}
-        for layer in layers:
-            for name, value, source in layer:
-                sections[KNOWN_SETTINGS[name].section][name] = value
-                sources[name] = source
-        if sections["app"].get("daphne_compat"):
-            for name, value in _DAPHNE_DEFAULTS.items():
-                sections[KNOWN_SETTINGS[name].section].setdefault(name, value)
-                sources.setdefault(name, "daphne_compat")
-        made: dict[str, Any] = {
-            section: _SECTIONS[section](**values)
-            for section, values in sections.items()
-        }
-        return cls(**made, sources=sources)
-
-    def value(self, name: str) -> Any:
-        """Return the value of a setting by its flat name."""
-        return getattr(getattr(self, KNOWN_SETTINGS[name].section), name)
-
-    def to_toml(self) -> str:
-        """
-        Return all settings as a TOML file, each with its source as a comment.
-
-        A setting without a value is a comment, so that the file can be read back.
-        """
-        lines: list[str] = []
-        section = ""
-        for name, definition in KNOWN_SETTINGS.items():
-            if definition.section != section:
-                section = definition.section
-                lines += ["", f"# {SECTION_TITLES[section]}"]
-            value = self.value(name)
-            if value is None:
-                assignment = f"# {name} is not set"
-            elif isinstance(definition.kind, Secret):
-                assignment = f"# {name} is not shown"
-            else:
-                assignment = f"{name} = {definition.kind.toml(value)}"
-            # A file's name may have characters which a TOML comment can't.
-            source = "".join(
-                character if character.isprintable() else "?"
-                for character in self.sources.get(name, "default")
-            )
-            lines.append(f"{assignment:<48} # {source}")
-        return "\n".join(lines[1:]) + "\n"
-
-
-# -- Sources ------------------------------------------------------------------
-
-
-def _names_by_spelling() -> Mapping[str, str]:
-    """Return the names users may have had in mind: other options' spellings too."""
-    return {
-        spelling.lstrip("-").replace("-", "_"): name
-        for name, definition in KNOWN_SETTINGS.items()
-        for spelling in (*definition.options, name)
-    }
-
-
-def _from_mapping(
-    values: Mapping[str, object], source: str
-) -> Iterator[tuple[str, object, str]]:
-    """Yield name, value and source of keywords or of the keys of a file."""
-    for name, value in values.items():
-        definition = KNOWN_SETTINGS.get(name)
-        if definition is None:
-            hint = did_you_mean(name, _names_by_spelling())
-            raise SettingsError(f"{source}: {name} is no setting{hint}")
-        yield name, _read(definition.read, value, f"{source}: {name}"), source
-
-
-def _from_environment(
-    environ: Mapping[str, str],
-) -> Iterator[tuple[str, object, str]]:
-    """Yield name, value and source of our variables, as :func:`_from_mapping`."""
-    known = {
-        definition.environment_variable: definition
-        for definition in KNOWN_SETTINGS.values()
-    }
-    for variable, text in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        definition = known.get(variable)
-        if definition is None:
-            hint = did_you_mean(
-                variable.removeprefix(ENVIRONMENT_PREFIX),
-                {
-                    spelling: KNOWN_SETTINGS[name].environment_variable
-                    for spelling, name in _names_by_spelling().items()
-                },
-            )
-            raise SettingsError(f"environment: {variable} is no setting{hint}")
-        value = _read(definition.kind.read_environment, text, variable)
-        yield definition.name, value, f"environment {variable}"
-
-
-def _read(read: Callable[[Any], object], value: object, label: str) -> object:
-    try:
-        return read(value)
-    except ValueError as error:
-        raise SettingsError(f"{label} {error}") from None
-
-
-def read_toml(path: str) -> dict[str, Any]:
-    """
-    Return the content of a TOML file.
-
-    Raises:
-        SettingsError: It can't be read, or is no TOML; tells the line.
-    """
-    from pathlib import Path
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
-    try:
-        return dict(tomllib.loads(Path(path).read_text("utf-8")))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        # Both broken TOML and bytes which are no UTF-8.
-        raise SettingsError(f"{path}: {error}") from None

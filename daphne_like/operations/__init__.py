@@ -1,0 +1,1 @@
+"""What tells how a server is while it runs, and takes orders."""
