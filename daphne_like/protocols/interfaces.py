@@ -310,6 +310,9 @@ class TunnelUser(Protocol):
 class LiveConnection(Protocol):
     """What the server asks of each of its connections when it stops."""
 
+    def last_call(self) -> None:
+        """Answer what was received, and one more request if it comes, as the last."""
+
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""
 

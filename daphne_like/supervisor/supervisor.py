@@ -38,7 +38,6 @@ from daphne_like.listeners.endpoints import (
     redirect_endpoints,
 )
 from daphne_like.observability.logs import reopen_log_files
-from daphne_like.server import longest_stop
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
 from daphne_like.supervisor.worker import INSPECTION_SIGNAL, Assignment, Program
@@ -53,6 +52,7 @@ from daphne_like.supervisor.workforce import (
     WorkerRecord,
     Workforce,
 )
+from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
     import subprocess

@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
     "daphne_like.observability.action_log": ["ActionLog", "ActionLogger"],
     "daphne_like.process": [
         "Runnable",
+        "Superior",
         "join_reactor",
         "notifier_of_systemd",
         "run_until_stopped",
