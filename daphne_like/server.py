@@ -153,8 +153,12 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        self._endpoints = configured_endpoints(settings.bind, settings.tls)
-        self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
+        self._endpoints = configured_endpoints(
+            settings.bind, settings.tls, settings.proxy
+        )
+        self._redirects = redirect_endpoints(
+            settings.tls.redirect_https, settings.bind, settings.proxy
+        )
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
