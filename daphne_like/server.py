@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.operations.listener import OperationsListener
     from daphne_like.settings import BindSettings, LogSettings
 
 __all__ = ["Server", "run"]
@@ -150,11 +151,12 @@ class Server(Service):
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
@@ -164,6 +166,7 @@ class Server(Service):
         self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
+        self._manager: ApplicationManager | None = None
         self._serving = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._patience_lost = asyncio.Event()
@@ -198,7 +201,8 @@ class Server(Service):
     @property
     def _own_endpoints(self) -> list[SocketEndpoint]:
         pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
+        own = [endpoint for _, endpoint in pairs if endpoint is not None]
+        return own if self._operations is None else [*own, *self._operations.endpoints]
 
     def startService(self) -> None:
         """
@@ -232,6 +236,40 @@ class Server(Service):
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
+
+    # -- For operators -------------------------------------------------------
+
+    def _operations_listener(self) -> OperationsListener | None:
+        """Make what answers operators, unless a supervisor does, or nobody asks."""
+        settings = self.settings.operations
+        if settings.metrics is None and settings.control_socket is None:
+            return None
+        if self.settings.workers.supervised:
+            return None
+        from daphne_like.operations.listener import OperationsListener
+        from daphne_like.operations.one_process import OneProcess
+
+        return OperationsListener(OneProcess(self), settings)
+
+    def _no_connections(self) -> Connections:
+        """Begin to keep the live connections."""
+        if self.settings.operations.control_socket is None:
+            return Connections()
+        from daphne_like.operations.tables import WatchedConnections
+
+        return WatchedConnections()
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        if self._stop_asked.is_set():
+            return "draining"
+        return "ready" if self._serving.is_set() else "starting"
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many applications are running."""
+        return 0 if self._manager is None else len(self._manager.running)
 
     async def startup(self) -> None:
         """
@@ -304,7 +342,8 @@ class Server(Service):
         if self._life is not None and not self._life.done():
             raise RuntimeError("the server has been started already")
         self.failure = None
-        self.connections = Connections()
+        self.connections = self._no_connections()
+        self._manager = None
         for event in (self._serving, self._stop_asked, self._patience_lost):
             event.clear()
         self._life = asyncio.ensure_future(self._live())
@@ -336,6 +375,9 @@ class Server(Service):
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
             self._bind()
+            if self._operations is not None:
+                ending.push_async_callback(self._operations.stop)
+                await self._operations.start()
 
             lifespan = Lifespan(
                 self._application,
@@ -355,6 +397,7 @@ class Server(Service):
                 connections=self.connections,
                 leaving_code=lambda: 1012 if self.restarting else 1001,
             )
+            self._manager = serving.manager
             duties = [*serving.duties]
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
