@@ -103,6 +103,7 @@ def body(data: bytes, *, more: bool = False) -> Message:
 def test_health_is_a_status(
     loop: SteppedLoop,
     operated: FakeOperated,
+    *,
     which: str,
     phase: str,
     live: int,
@@ -301,6 +302,7 @@ def test_the_wrong_method(
     loop: SteppedLoop,
     operated: FakeOperated,
     control: ASGIApplication,
+    *,
     method: str,
     path: str,
     allow: str,
