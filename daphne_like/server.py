@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.operations.listener import OperationsListener
     from daphne_like.process import Superior
     from daphne_like.settings import BindSettings, LogSettings
 
@@ -163,11 +164,12 @@ class Server(Service):
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
@@ -214,7 +216,8 @@ class Server(Service):
     @property
     def _own_endpoints(self) -> list[SocketEndpoint]:
         pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
+        own = [endpoint for _, endpoint in pairs if endpoint is not None]
+        return own if self._operations is None else [*own, *self._operations.endpoints]
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -263,6 +266,40 @@ class Server(Service):
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
+
+    # -- For operators -------------------------------------------------------
+
+    def _operations_listener(self) -> OperationsListener | None:
+        """Make what answers operators, unless a supervisor does, or nobody asks."""
+        settings = self.settings.operations
+        if settings.metrics is None and settings.control_socket is None:
+            return None
+        if self.settings.workers.supervised:
+            return None
+        from daphne_like.operations.listener import OperationsListener
+        from daphne_like.operations.one_process import OneProcess
+
+        return OperationsListener(OneProcess(self), settings)
+
+    def _no_connections(self) -> Connections:
+        """Begin to keep the live connections."""
+        if self.settings.operations.control_socket is None:
+            return Connections()
+        from daphne_like.operations.tables import WatchedConnections
+
+        return WatchedConnections()
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        if self._stop_asked.is_set():
+            return "draining"
+        return "ready" if self._serving.is_set() else "starting"
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many applications are running."""
+        return 0 if self._manager is None else len(self._manager.running)
 
     async def startup(self) -> None:
         """
@@ -342,7 +379,7 @@ class Server(Service):
         if self._life is not None and not self._life.done():
             raise RuntimeError("the server has been started already")
         self.failure = None
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self._manager = None
         for event in (self._serving, self._stop_asked, self._patience_lost):
             event.clear()
@@ -377,6 +414,9 @@ class Server(Service):
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
             self._bind()
+            if self._operations is not None:
+                ending.push_async_callback(self._operations.stop)
+                await self._operations.start()
 
             lifespan = Lifespan(
                 self._application,
