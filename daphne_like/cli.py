@@ -83,7 +83,8 @@ class CommandLineInterface:
                 "Durations are seconds, or have a unit: 500ms, 30s, 5m, 1h, 1d. "
                 "In square brackets stands the environment variable for the same "
                 "setting. The command line wins over the environment, and that over "
-                "the file."
+                "the file. A running server is asked and ordered by "
+                "%(prog)s ctl --help."
             ),
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
@@ -123,6 +124,11 @@ class CommandLineInterface:
         Raises:
             SystemExit: The arguments are wrong (2), or asked for help or version.
         """
+        if args[:1] == ["ctl"]:
+            # Without Twisted, for people who wait at a terminal.
+            from daphne_like.operations import ctl
+
+            return ctl.main(args[1:])
 
         def serve() -> int:
             settings = self.read_settings(args)

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.operations.listener import OperationsListener
     from daphne_like.process import Superior
     from daphne_like.settings import BindSettings, LogSettings
 
@@ -152,17 +153,22 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        self._endpoints = configured_endpoints(settings.bind, settings.tls)
-        self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
+        self._endpoints = configured_endpoints(
+            settings.bind, settings.tls, settings.proxy
+        )
+        self._redirects = redirect_endpoints(
+            settings.tls.redirect_https, settings.bind, settings.proxy
+        )
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
@@ -209,7 +215,8 @@ class Server(Service):
     @property
     def _own_endpoints(self) -> list[SocketEndpoint]:
         pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
+        own = [endpoint for _, endpoint in pairs if endpoint is not None]
+        return own if self._operations is None else [*own, *self._operations.endpoints]
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -258,6 +265,40 @@ class Server(Service):
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
+
+    # -- For operators -------------------------------------------------------
+
+    def _operations_listener(self) -> OperationsListener | None:
+        """Make what answers operators, unless a supervisor does, or nobody asks."""
+        settings = self.settings.operations
+        if settings.metrics is None and settings.control_socket is None:
+            return None
+        if self.settings.workers.supervised:
+            return None
+        from daphne_like.operations.listener import OperationsListener
+        from daphne_like.operations.one_process import OneProcess
+
+        return OperationsListener(OneProcess(self), settings)
+
+    def _no_connections(self) -> Connections:
+        """Begin to keep the live connections."""
+        if self.settings.operations.control_socket is None:
+            return Connections()
+        from daphne_like.operations.tables import WatchedConnections
+
+        return WatchedConnections()
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        if self._stop_asked.is_set():
+            return "draining"
+        return "ready" if self._serving.is_set() else "starting"
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many applications are running."""
+        return 0 if self._manager is None else len(self._manager.running)
 
     async def startup(self) -> None:
         """
@@ -325,7 +366,313 @@ class Server(Service):
         return self.settings.app.timeout_startup or inf
 
     @property
-    # -- The parts -----------------------------------------------------------------
+    def longest_stop(self) -> float:
+        """The seconds which :meth:`shutdown` may take."""
+        return longest_stop(self.settings)
+
+    def force(self) -> None:
+        """Make :meth:`shutdown` wait no longer for what is in flight."""
+        self._patience_lost.set()
+
+    def _start_life(self) -> asyncio.Task[None]:
+        if self._life is not None and not self._life.done():
+            raise RuntimeError("the server has been started already")
+        self.failure = None
+        self.connections = self._no_connections()
+        self._manager = None
+        for event in (self._serving, self._stop_asked, self._patience_lost):
+            event.clear()
+        self._life = asyncio.ensure_future(self._live())
+        self._life.add_done_callback(self._life_ended)
+        return self._life
+
+    def _life_ended(self, life: asyncio.Task[None]) -> None:
+        # Here, since what is cancelled before its first step undoes nothing itself.
+        self._unbind()
+        if life.cancelled():
+            return
+        failure = life.exception()
+        if failure is not None:
+            self._report(failure)
+
+    def _report(self, failure: BaseException) -> None:
+        self.failure = failure
+        if isinstance(failure, StartError):
+            _logger.critical("%s", failure)
+        else:
+            _logger.critical("The server failed", exc_info=failure)
+
+    async def _live(self) -> None:
+        """Start, serve until asked to stop, and undo all in the reverse order."""
+        settings = self.settings
+        async with AsyncExitStack() as ending:
+            notice = ending.enter_context(DrainNotice())
+            access_log = _open_access_log(settings.log, self._action_logger)
+            self._access_log = access_log
+            if access_log is not None:
+                ending.callback(access_log.close)
+            endpoints = self._with_twisted_endpoints()
+            self._bind()
+            if self._operations is not None:
+                ending.push_async_callback(self._operations.stop)
+                await self._operations.start()
+
+            lifespan = Lifespan(
+                self._application,
+                settings.app.lifespan,
+                settings.app.timeout_startup,
+                settings.app.timeout_shutdown,
+            )
+            ending.push_async_callback(lifespan.shutdown)
+            await lifespan.startup()
+
+            loop = asyncio.get_running_loop()
+            serving = Serving(
+                self._application,
+                settings,
+                exchange_log=self._exchange_log(access_log),
+                state=lifespan.state,
+                connections=self.connections,
+                leaving_code=lambda: 1012 if self.restarting else 1001,
+                drain_notice=notice,
+            )
+            self._manager = serving.manager
+            duties = [*serving.duties]
+            duties += [certificates.look for certificates in self._certificates]
+            if access_log is not None:
+                duties.append(access_log.flush)
+            ending.enter_context(EverySecond(loop, duties))
+            ending.push_async_callback(self._drain, serving.manager, notice)
+            for text, endpoint in endpoints:
+                factory = serving.factory(scheme_of(text, endpoint))
+                self.listeners.append(await listen(text, endpoint, factory))
+            await self._listen_for_redirects(serving)
+
+            self._announce(loop)
+            if self.ready_callable is not None and not self._ready_early:
+                self.ready_callable()
+            self._serving.set()
+            await self._stop_asked.wait()
+
+    def _exchange_log(self, access_log: AccessLog | None) -> ExchangeLog | None:
+        """Return what hears of each exchange."""
+        if self._action_logger is not None:
+            return ActionLog(self._action_logger, access_log)
+        return access_log
+
+    async def _listen_for_redirects(self, serving: Serving) -> None:
+        """Send those who come without TLS to the first listener that has it."""
+        if not self._redirects:
+            return
+        ports = [
+            address.port
+            for item, port in zip(self._endpoints, self.listeners, strict=True)
+            if scheme_of(*item) == "https"
+            for address in _addresses(port)
+            if hasattr(address, "port")
+        ]
+        factory = serving.factory_of(redirect_to_https(ports[0] if ports else 443))
+        for text, endpoint in self._redirects:
+            assert endpoint is not None
+            self.listeners.append(await listen(text, endpoint, factory))
+
+    def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
+        """Add those endpoints which are Twisted's: they need the reactor."""
+        endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+        for text, own in self._endpoints:
+            if own is None:
+                from twisted.internet import reactor
+
+                endpoints.append((text, twisted_endpoint(text, reactor)))
+            else:
+                endpoints.append((text, own))
+        return endpoints
+
+    async def _drain(self, manager: ApplicationManager, notice: DrainNotice) -> None:
+        """Accept no more, let what is in flight end in time, and cut the rest."""
+        if not self._serving.is_set():
+            self.force()  # the start has failed
+        await give_notice(notice)
+        await self._stop_listening()
+        settings, impatience = self.settings.lifecycle, self._patience_lost
+        patience = settings.timeout_graceful_shutdown
+        await take_last_requests(self.connections, patience, impatience)
+        await wind_down(self.connections, manager, notice, settings, impatience)
+
+    async def _stop_listening(self) -> None:
+        listeners, self.listeners = self.listeners, []
+        for port in listeners:
+            stopped = port.stopListening()
+            if isinstance(stopped, Deferred):
+                await stopped.asFuture(asyncio.get_running_loop())
+
+    # -- Addresses -------------------------------------------------------------
+
+    @property
+    def listening_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each TCP listener."""
+        return [
+            (address.host, address.port)
+            for port in self.listeners
+            for address in _addresses(port)
+            if hasattr(address, "port")
+        ]
+
+    def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
+        kind = type(loop).__module__.partition(".")[0]
+        versions = _VERSIONS[self.settings.http2.http]
+        for item, url in self._items_and_urls():
+            what = "to https" if item in self._redirects else versions
+            # With workers the supervisor tells it, once.
+            level = logging.INFO if self._supervisor is None else logging.DEBUG
+            _logger.log(level, "Listening on %s (%s, %s)", url, what, kind)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens; ``unix:`` and a path for Unix sockets."""
+        return [url for _, url in self._items_and_urls()]
+
+    def _items_and_urls(self) -> Iterator[tuple[tuple[str, object], str]]:
+        endpoints = (*self._endpoints, *self._redirects)
+        # When it stops, there are fewer listeners than endpoints.
+        for item, port in zip(endpoints, self.listeners, strict=False):
+            for address in _addresses(port):
+                if hasattr(address, "port"):
+                    host = f"[{address.host}]" if ":" in address.host else address.host
+                    yield item, f"{scheme_of(*item)}://{host}:{address.port}"
+                else:
+                    yield item, f"unix:{os.fsdecode(address.name or b'')}"
+
+    # -- A process of its own --------------------------------------------------
+
+    def run(self) -> None:
+        """
+        Install a reactor if there is none, serve until stopped, and return.
+
+        It returns at once when :meth:`stop` was called before.
+
+        Raises:
+            SystemExit: The server could not start; with the exit status.
+        """
+        core = reactor.install(self.settings.lifecycle.loop)
+        with self._running_lock:
+            if self.abort_start:
+                return
+            self._running_reactor = core
+        if self._ready_early:
+            self._get_ready()
+        process.run_until_stopped(
+            self,
+            self.settings.lifecycle.loop,
+            debug=self.settings.log.verbosity >= 3,
+            signal_handlers=self._signal_handlers,
+            supervisor=self._supervisor,
+        )
+        self._exit_if_failed()
+
+    @property
+    def _ready_early(self) -> bool:
+        """Whether ``ready_callable`` belongs before the reactor, as Daphne calls it."""
+        return self.settings.app.daphne_compat and self._running_reactor is not None
+
+    def _get_ready(self) -> None:
+        if self.ready_callable is None:
+            return
+        try:
+            # An address in use must be found before somebody is told.
+            self._bind()
+            self.ready_callable()
+        except BaseException as error:
+            self._unbind()
+            if not isinstance(error, StartError):
+                raise
+            self._report(error)
+            self._exit_if_failed()
+
+    def _exit_if_failed(self) -> None:
+        if self.failure is not None:
+            self.abort_start = True
+            sys.exit(getattr(self.failure, "exit_status", 1))
+
+    def stop(self, *, restarting: bool = False) -> None:
+        """
+        Drain and stop; from any thread (the counterpart of :meth:`run`).
+
+        Before :meth:`run` it keeps that from beginning, and sets ``abort_start``.
+
+        Args:
+            restarting: See the attribute.
+        """
+        with self._running_lock:
+            core = self._running_reactor
+            if core is None and self._life is None:
+                self.abort_start = True
+                return
+        if core is None:
+            # It serves as a service, in a reactor which somebody else runs.
+            from twisted.internet import reactor
+
+            core = reactor
+
+        def stop() -> None:
+            self.restarting = restarting
+            with suppress(ReactorNotRunning):
+                core.stop()
+
+        core.callFromThread(stop)
+
+
+def run(
+    settings: Settings | None = None,
+    load_application: Callable[[], ASGIApplication] | None = None,
+    make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
+    prepare: Callable[[Server], object] | None = None,
+) -> None:
+    """
+    Serve in a process of its own until a signal comes.
+
+    Args:
+        settings: All settings.
+        load_application: Returns the application, instead of that of the settings.
+            It is called when the reactor is installed, since applications may
+            import that.
+        make_server: Returns the server, where another class is to be used.
+        prepare: Gets the server before it runs.
+
+    Raises:
+        SystemExit: The server could not start; with the exit status.
+        ApplicationLoadError: There is no such application.
+        SettingsError: A setting is wrong.
+    """
+    from daphne_like.asgi import loading
+
+    settings = Settings() if settings is None else settings
+    reactor.install(settings.lifecycle.loop)
+    # Before the application is loaded, which may log through Twisted.
+    bridge_twisted_logging()
+    try:
+        # And before it can start children.
+        settings = process.with_sockets_of_systemd(settings)
+        if load_application is None:
+            application = loading.load_application(settings.app)
+        else:
+            application = load_application()
+        if make_server is None:
+            server = Server(application, settings=settings)
+        else:
+            server = make_server(application, settings)
+        if prepare is not None:
+            prepare(server)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except StartError as error:
+        if (notifier := process.notifier_of_systemd()) is not None:
+            notifier.failed(error)
+        raise
+    server.run()
+
+
+# -- The parts -----------------------------------------------------------------
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:

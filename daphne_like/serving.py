@@ -203,7 +203,7 @@ def _forwarded_policy(settings: Settings) -> ForwardedPolicy | None:
     compat, proxy = settings.app.daphne_compat, settings.proxy
     kind = DaphneForwardedPolicy if compat else ForwardedPolicy
     policy = kind.from_settings(proxy)
-    if policy is not None and policy.trusts_everyone and proxy.proxy_headers:
+    if policy is not None and policy.peers.everyone and proxy.proxy_headers:
         _logger.warning(
             "forwarded_allow_ips holds *%s: whoever can connect chooses the client "
             "address and the scheme which the application sees",

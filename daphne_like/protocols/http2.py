@@ -62,7 +62,7 @@ from daphne_like.protocols.http2_stream import (
     StreamState,
 )
 from daphne_like.protocols.http2_turns import Turns
-from daphne_like.protocols.interfaces import RequestHead
+from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -374,6 +374,18 @@ class HTTP2Protocol:
             # the client knows, and they have come.
             self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
             self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+
+    def report(self) -> ConnectionReport:
+        """Tell how it is (LiveConnection)."""
+        heads = (
+            stream.stream.head
+            for stream in self.streams.values()
+            # What has become a tunnel carries a request no more.
+            if hasattr(stream, "stream")
+        )
+        return ConnectionReport(
+            "HTTP/2", self._transport, len(self.streams), next(heads, None)
+        )
 
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""
