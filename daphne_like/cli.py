@@ -170,7 +170,9 @@ class CommandLineInterface:
 
     def _serve(self, settings: Settings) -> int:
         from daphne_like.observability.logs import configure_logging
+        from daphne_like.process_setup import PidFile, set_up
 
+        settings = set_up(settings)
         configure_logging(settings.log)
 
         from daphne_like import server
@@ -185,7 +187,8 @@ class CommandLineInterface:
                     raise error.__cause__ from None
                 raise
 
-        server.run(settings, load, self.make_server)
+        with PidFile(settings.process.pid_file):
+            server.run(settings, load, self.make_server)
         return 0
 
     def make_server(self, application: ASGIApplication, settings: Settings) -> Server:
