@@ -19,13 +19,15 @@ import os
 import stat
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daphne_like.errors import SettingsError, StartError
 
 if TYPE_CHECKING:
-    from daphne_like.settings import ProcessSettings, Settings
     from typing_extensions import Self
+
+    from daphne_like.settings import ProcessSettings, Settings
 
 __all__ = ["PidFile", "become_user", "set_title", "set_up", "will_become_user"]
 
@@ -169,9 +171,7 @@ def become_user(settings: ProcessSettings) -> None:
     if not _is(identity) or _is_root_again(identity):
         raise StartError("The privileges of root are not given up; nothing is served")
     if identity.name:
-        os.environ.update(
-            HOME=identity.home, LOGNAME=identity.name, USER=identity.name
-        )
+        os.environ.update(HOME=identity.home, LOGNAME=identity.name, USER=identity.name)
     _logger.info("User is now %d, group %d", os.getuid(), os.getgid())
 
 
@@ -287,7 +287,8 @@ class PidFile:
         if path is None or self._owner != os.getpid():
             return
         try:
-            os.unlink(path)
+            if _is_file(self._descriptor, path):
+                Path(path).unlink()
         except OSError:
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
