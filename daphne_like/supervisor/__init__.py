@@ -1,0 +1,1 @@
+"""Processes: who starts, watches and replaces those which serve."""
