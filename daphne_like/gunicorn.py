@@ -259,13 +259,14 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             self._end(restarting=True)
 
     def _load(self) -> ASGIApplication:
-        """Load the application; in development the files of an error are watched."""
+        """Load the application for development: the files of an error are watched."""
         try:
             application = self.app.wsgi()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             for file in _files_of(error):
-                if self.reloader is not None:
-                    self.reloader.add_extra_file(file)
+                self.reloader.add_extra_file(file)
+            if isinstance(error, SystemExit):
+                raise
             raise ApplicationLoadError(
                 f"{type(error).__name__} was raised while the application was loaded"
             ) from error
