@@ -7,8 +7,8 @@ The server: start, serve, drain, stop.
 
 The server's life is one coroutine, :meth:`Server._live`. It binds the addresses,
 so that one in use is found at once; starts the application's lifespan; listens.
-It stops in the reverse order: it accepts no more, lets what is in flight end,
-closes the connections, ends the lifespan.
+It stops in the reverse order: it tells the application, accepts no more, lets what is
+in flight end, closes the connections, ends the lifespan.
 
 Tests: ``tests/unit/test_server.py``, ``tests/integration/test_lifecycle.py``.
 """
@@ -31,6 +31,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 
 from daphne_like import process, reactor
+from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_keywords
@@ -53,6 +54,7 @@ from daphne_like.winding_down import (
     FLUSH_TIMEOUT,
     Connections,
     EverySecond,
+    give_notice,
     take_last_requests,
     wind_down,
 )
@@ -331,6 +333,7 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
+            notice = ending.enter_context(DrainNotice())
             access_log = _open_access_log(settings.log, self._action_logger)
             if access_log is not None:
                 ending.callback(access_log.close)
@@ -354,13 +357,14 @@ class Server(Service):
                 state=lifespan.state,
                 connections=self.connections,
                 leaving_code=lambda: 1012 if self.restarting else 1001,
+                drain_notice=notice,
             )
             duties = [*serving.duties]
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(EverySecond(loop, duties))
-            ending.push_async_callback(self._drain, serving.manager)
+            ending.push_async_callback(self._drain, serving.manager, notice)
             for text, endpoint in endpoints:
                 factory = serving.factory(scheme_of(text, endpoint))
                 self.listeners.append(await listen(text, endpoint, factory))
@@ -406,14 +410,16 @@ class Server(Service):
                 endpoints.append((text, own))
         return endpoints
 
-    async def _drain(self, manager: ApplicationManager) -> None:
+    async def _drain(self, manager: ApplicationManager, notice: DrainNotice) -> None:
         """Accept no more, let what is in flight end in time, and cut the rest."""
         if not self._serving.is_set():
             self.force()  # the start has failed
+        await give_notice(notice)
         await self._stop_listening()
-        patience = self.settings.lifecycle.timeout_graceful_shutdown
-        await take_last_requests(self.connections, patience, self._patience_lost)
-        await wind_down(self.connections, manager, patience, self._patience_lost)
+        settings, impatience = self.settings.lifecycle, self._patience_lost
+        patience = settings.timeout_graceful_shutdown
+        await take_last_requests(self.connections, patience, impatience)
+        await wind_down(self.connections, manager, notice, settings, impatience)
 
     async def _stop_listening(self) -> None:
         listeners, self.listeners = self.listeners, []
