@@ -7,10 +7,10 @@ import json
 from typing import Any
 from urllib.parse import parse_qs
 
-import daphne_like
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+import daphne_like
 from chat.conversation import (
     latest_messages,
     room_group,
