@@ -131,11 +131,15 @@ class Cluster:
 
 @contextmanager
 def running_haproxy(
-    configuration: str, folder: Path, sock: socket.socket
+    configuration: str, admin: Path, folder: Path, sock: socket.socket
 ) -> Iterator[None]:
     """Run HAProxy, which listens at a socket that is open already."""
+    here = {
+        "bind :80": f"bind fd@{sock.fileno()}",
+        "/run/haproxy/admin.sock": str(admin),
+    }
     file = folder / "haproxy.cfg"
-    file.write_text(replaced(configuration, {"bind :80": f"bind fd@{sock.fileno()}"}))
+    file.write_text(replaced(configuration, here))
     program = find_program("haproxy", "/usr/sbin/haproxy")
     with (
         (folder / "haproxy.log").open("wb") as log,
@@ -147,6 +151,11 @@ def running_haproxy(
         ) as process,
     ):
         try:
+            deadline = time.monotonic() + _WAIT
+            while not admin.exists():
+                assert process.poll() is None, (folder / "haproxy.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
             yield
         finally:
             process.terminate()
@@ -157,14 +166,12 @@ def running_haproxy(
 def cluster(serve: Serve, tmp_path: Path, socket_folder: Path) -> Iterator[Cluster]:
     """Run what the page describes."""
     find_program("haproxy", "/usr/sbin/haproxy")
-    admin = socket_folder / "admin.sock"
-    ports = dict(
-        zip(NAMES, zip(free_ports(2), free_ports(2), strict=True), strict=True)
-    )
+    admin = socket_folder / f"{tmp_path.name[-8:]}.sock"
+    first, second, third, fourth = free_ports(4)
+    ports = {"one": (first, second), "two": (third, fourth)}
     configuration = replaced(
         (CLUSTER / "haproxy.cfg").read_text("utf-8"),
         {
-            "/run/haproxy/admin.sock": str(admin),
             "check port 9000 inter 1s": "check inter 100ms",
             "10.0.0.11:8000": "127.0.0.1:{} port {}".format(*ports["one"]),
             "10.0.0.12:8000": "127.0.0.1:{} port {}".format(*ports["two"]),
@@ -173,7 +180,7 @@ def cluster(serve: Serve, tmp_path: Path, socket_folder: Path) -> Iterator[Clust
     with (
         chat_on_services(tmp_path / "site") as environment,
         socket.create_server(("127.0.0.1", 0)) as sock,
-        running_haproxy(configuration, tmp_path, sock),
+        running_haproxy(configuration, admin, tmp_path, sock),
     ):
         cluster = Cluster(
             f"http://127.0.0.1:{sock.getsockname()[1]}",
