@@ -7,8 +7,8 @@ The server: start, serve, drain, stop.
 
 The server's life is one coroutine, :meth:`Server._live`. It binds the addresses,
 so that one in use is found at once; starts the application's lifespan; listens.
-It stops in the reverse order: it accepts no more, lets what is in flight end,
-closes the connections, ends the lifespan.
+It stops in the reverse order: it tells the application, accepts no more, lets what is
+in flight end, closes the connections, ends the lifespan.
 
 Tests: ``tests/unit/test_server.py``, ``tests/integration/test_lifecycle.py``.
 """
@@ -31,6 +31,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 
 from daphne_like import process, reactor
+from daphne_like.asgi.applications import CountingManager
+from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_keywords
@@ -45,7 +47,11 @@ from daphne_like.listeners.endpoints import (
 )
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
-from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
+from daphne_like.observability.logs import (
+    bridge_twisted_logging,
+    join_daphne_loggers,
+    reopen_log_files,
+)
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import (
@@ -53,12 +59,14 @@ from daphne_like.winding_down import (
     FLUSH_TIMEOUT,
     Connections,
     EverySecond,
+    give_notice,
     take_last_requests,
     wind_down,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
@@ -69,9 +77,10 @@ if TYPE_CHECKING:
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.operations.listener import OperationsListener
+    from daphne_like.process import Superior
     from daphne_like.settings import BindSettings, LogSettings
 
-__all__ = ["Server", "run"]
+__all__ = ["Server", "longest_stop", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -145,8 +154,12 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        self._endpoints = configured_endpoints(settings.bind, settings.tls)
-        self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
+        self._endpoints = configured_endpoints(
+            settings.bind, settings.tls, settings.proxy
+        )
+        self._redirects = redirect_endpoints(
+            settings.tls.redirect_https, settings.bind, settings.proxy
+        )
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
@@ -161,12 +174,14 @@ class Server(Service):
         self.failure: BaseException | None = None
         self.abort_start = False
         self.restarting = False
+        self._supervisor: Superior | None = None
         # The reactor from run() on; stop() may come at any time, in any thread.
         self._running_reactor: Any = None
         self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
         self._manager: ApplicationManager | None = None
+        self._access_log: AccessLog | None = None
         self._serving = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._patience_lost = asyncio.Event()
@@ -203,6 +218,21 @@ class Server(Service):
         pairs = (*self._endpoints, *self._redirects)
         own = [endpoint for _, endpoint in pairs if endpoint is not None]
         return own if self._operations is None else [*own, *self._operations.endpoints]
+
+    def join_supervisor(
+        self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
+    ) -> None:
+        """
+        Serve as a worker, among others: before :meth:`run`.
+
+        Args:
+            supervisor: Watches over this process.
+            sockets: What it has bound: for each endpoint, and for each that
+                redirects, in the order of the settings.
+        """
+        self._supervisor = supervisor
+        for endpoint, bound in zip(self._own_endpoints, sockets, strict=True):
+            endpoint.adopt(bound)
 
     def startService(self) -> None:
         """
@@ -319,6 +349,18 @@ class Server(Service):
         )
         return list(dict.fromkeys(tls for tls in found if tls is not None))
 
+    def reopen_logs(self) -> None:
+        """Open files of logs anew, after a rotation has moved them."""
+        reopen_log_files()
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    @property
+    def requests(self) -> int:
+        """How many requests came; counted in workers only."""
+        manager = self._manager
+        return manager.started if isinstance(manager, CountingManager) else 0
+
     @property
     def longest_start(self) -> float:
         """The seconds after which :meth:`startup` gives up."""
@@ -327,12 +369,7 @@ class Server(Service):
     @property
     def longest_stop(self) -> float:
         """The seconds which :meth:`shutdown` may take."""
-        return (
-            self.settings.lifecycle.timeout_graceful_shutdown
-            + CANCEL_TIMEOUT
-            + 2 * FLUSH_TIMEOUT
-            + (self.settings.app.timeout_shutdown or inf)
-        )
+        return longest_stop(self.settings)
 
     def force(self) -> None:
         """Make :meth:`shutdown` wait no longer for what is in flight."""
@@ -370,7 +407,9 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
+            notice = ending.enter_context(DrainNotice())
             access_log = _open_access_log(settings.log, self._action_logger)
+            self._access_log = access_log
             if access_log is not None:
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
@@ -396,6 +435,7 @@ class Server(Service):
                 state=lifespan.state,
                 connections=self.connections,
                 leaving_code=lambda: 1012 if self.restarting else 1001,
+                drain_notice=notice,
             )
             self._manager = serving.manager
             duties = [*serving.duties]
@@ -403,7 +443,7 @@ class Server(Service):
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(EverySecond(loop, duties))
-            ending.push_async_callback(self._drain, serving.manager)
+            ending.push_async_callback(self._drain, serving.manager, notice)
             for text, endpoint in endpoints:
                 factory = serving.factory(scheme_of(text, endpoint))
                 self.listeners.append(await listen(text, endpoint, factory))
@@ -449,14 +489,16 @@ class Server(Service):
                 endpoints.append((text, own))
         return endpoints
 
-    async def _drain(self, manager: ApplicationManager) -> None:
+    async def _drain(self, manager: ApplicationManager, notice: DrainNotice) -> None:
         """Accept no more, let what is in flight end in time, and cut the rest."""
         if not self._serving.is_set():
             self.force()  # the start has failed
+        await give_notice(notice)
         await self._stop_listening()
-        patience = self.settings.lifecycle.timeout_graceful_shutdown
-        await take_last_requests(self.connections, patience, self._patience_lost)
-        await wind_down(self.connections, manager, patience, self._patience_lost)
+        settings, impatience = self.settings.lifecycle, self._patience_lost
+        patience = settings.timeout_graceful_shutdown
+        await take_last_requests(self.connections, patience, impatience)
+        await wind_down(self.connections, manager, notice, settings, impatience)
 
     async def _stop_listening(self) -> None:
         listeners, self.listeners = self.listeners, []
@@ -482,7 +524,9 @@ class Server(Service):
         versions = _VERSIONS[self.settings.http2.http]
         for item, url in self._items_and_urls():
             what = "to https" if item in self._redirects else versions
-            _logger.info("Listening on %s (%s, %s)", url, what, kind)
+            # With workers the supervisor tells it, once.
+            level = logging.INFO if self._supervisor is None else logging.DEBUG
+            _logger.log(level, "Listening on %s (%s, %s)", url, what, kind)
 
     @property
     def urls(self) -> list[str]:
@@ -523,6 +567,7 @@ class Server(Service):
             self.settings.lifecycle.loop,
             debug=self.settings.log.verbosity >= 3,
             signal_handlers=self._signal_handlers,
+            supervisor=self._supervisor,
         )
         self._exit_if_failed()
 
@@ -582,6 +627,7 @@ def run(
     settings: Settings | None = None,
     load_application: Callable[[], ASGIApplication] | None = None,
     make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
+    prepare: Callable[[Server], object] | None = None,
 ) -> None:
     """
     Serve in a process of its own until a signal comes.
@@ -592,6 +638,7 @@ def run(
             It is called when the reactor is installed, since applications may
             import that.
         make_server: Returns the server, where another class is to be used.
+        prepare: Gets the server before it runs.
 
     Raises:
         SystemExit: The server could not start; with the exit status.
@@ -615,6 +662,8 @@ def run(
             server = Server(application, settings=settings)
         else:
             server = make_server(application, settings)
+        if prepare is not None:
+            prepare(server)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
@@ -622,6 +671,16 @@ def run(
             notifier.failed(error)
         raise
     server.run()
+
+
+def longest_stop(settings: Settings) -> float:
+    """Tell how many seconds a server may take to stop."""
+    return (
+        settings.lifecycle.timeout_graceful_shutdown
+        + CANCEL_TIMEOUT
+        + 2 * FLUSH_TIMEOUT
+        + (settings.app.timeout_shutdown or inf)
+    )
 
 
 # -- The parts -----------------------------------------------------------------

@@ -53,6 +53,8 @@ def http_scope(
     client, server = connection.client, connection.server
     if connection.tls is not None:
         extensions["tls"] = connection.tls.copy()
+    if connection.proxy is not None:
+        extensions["proxy_protocol"] = connection.proxy.copy()
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.5"},
@@ -94,6 +96,8 @@ def websocket_scope(
     connection: Connection,
     root_path: str,
     subprotocols: list[str],
+    extensions: dict[str, dict[str, object]],
+    *,
     build_scope: ScopeBuilder = http_scope,
 ) -> Scope:
     """
@@ -104,9 +108,10 @@ def websocket_scope(
         connection: Its addresses and scheme.
         root_path: See :func:`http_scope`.
         subprotocols: Those which the client offers; the caller's to give away.
+        extensions: See :func:`http_scope`.
         build_scope: Builds what HTTP and WebSockets have in common.
     """
-    scope = build_scope(head, connection, root_path, {"websocket.http.response": {}})
+    scope = build_scope(head, connection, root_path, extensions)
     scope["type"] = "websocket"
     del scope["method"]
     # What X-Forwarded-Proto says is ws or wss with some proxies.

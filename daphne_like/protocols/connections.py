@@ -95,21 +95,39 @@ def describe(transport: Transport, scheme: str) -> Connection:
     """
     Read the addresses and the TLS of a transport; Unix sockets have no port.
 
+    What a proxy has announced by the PROXY protocol counts before that, but for TLS:
+    that of the connection itself comes first.
+
     Args:
         transport: On which the handshake, if there is one, is over.
         scheme: The listener's, which counts where the transport knows of no TLS.
     """
     client, server = addresses(transport)
     tls = tls_extension(transport)
-    return Connection(client, server, scheme if tls is None else "https", tls)
+    if tls is not None:
+        scheme = "https"
+    announced = getattr(transport, "announced", None)
+    if announced is None:
+        return Connection(client, server, scheme, tls)
+    proxy = announced.extension(_host_and_port(transport.true_peer()))  # type: ignore[attr-defined]
+    return Connection(
+        client,
+        server,
+        announced.scheme or scheme,
+        announced.tls_extension() if tls is None else tls,
+        proxy,
+    )
+
+
+def _host_and_port(address: Any) -> tuple[str, int] | None:
+    return (address.host, address.port) if hasattr(address, "port") else None
 
 
 def addresses(
     transport: Transport,
 ) -> tuple[tuple[str, int] | None, tuple[str, int | None] | None]:
     """Read client and server as :class:`Connection` has them."""
-    peer, host = transport.getPeer(), transport.getHost()
-    client = (peer.host, peer.port) if hasattr(peer, "port") else None
+    client, host = _host_and_port(transport.getPeer()), transport.getHost()
     if hasattr(host, "port"):
         return client, (host.host, host.port)
     name = getattr(host, "name", None)

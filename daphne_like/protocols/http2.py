@@ -79,7 +79,8 @@ if TYPE_CHECKING:
 __all__ = ["HTTP2Protocol"]
 
 # So many bytes of bodies leave in one write. The transport says then when it is full.
-_BATCH_BYTES = 64 * 1024
+# With a quarter of it, bodies of 16 KB over TLS take a tenth more time.
+_BATCH_BYTES = 256 * 1024
 # Frames of one head, and what they may add up to beside the limit for its fields.
 _MOST_CONTINUATIONS = 256
 _BLOCK_SLACK_BYTES = 64 * 1024

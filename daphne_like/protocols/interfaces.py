@@ -48,12 +48,15 @@ class Connection:
             Unix socket; ``None`` where it can't be known.
         scheme: ``http`` or ``https``.
         tls: ASGI's TLS extension, on a TLS connection; not to be changed.
+        proxy: Our extension ``proxy_protocol``, on a connection which a proxy has
+            announced; not to be changed.
     """
 
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
     scheme: str
     tls: dict[str, object] | None = None
+    proxy: dict[str, object] | None = None
 
 
 class RequestHead:

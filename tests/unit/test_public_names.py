@@ -11,7 +11,7 @@ import pytest
 import daphne_like
 
 PUBLIC_NAMES = {
-    "daphne_like": ["Server", "__version__", "run"],
+    "daphne_like": ["Server", "__version__", "draining", "run"],
     "daphne_like.apps": ["DaphneLikeConfig"],
     "daphne_like.checks": ["check_daphne_installed"],
     "daphne_like.cli": ["CommandLineInterface", "limit_threads"],
@@ -83,6 +83,7 @@ PUBLIC_NAMES = {
         "FLUSH_TIMEOUT",
         "Connections",
         "EverySecond",
+        "give_notice",
         "take_last_requests",
         "wind_down",
     ],
