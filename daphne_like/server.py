@@ -52,6 +52,7 @@ from daphne_like.observability.logs import (
     join_daphne_loggers,
     reopen_log_files,
 )
+from daphne_like.process_setup import become_user, will_become_user
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import (
@@ -207,6 +208,10 @@ class Server(Service):
         except BaseException:
             self._unbind()
             raise
+
+    def _take_over(self, bound: _Bound) -> None:
+        """Serve on endpoints which were bound before this server was made."""
+        self._endpoints, self._redirects = bound.endpoints, bound.redirects
 
     def _unbind(self) -> None:
         for endpoint in self._own_endpoints:
@@ -650,9 +655,14 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
+    bound: _Bound | None = None
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
+        if will_become_user(settings.process):
+            # What belongs to the application is no business of root's.
+            bound = _Bound(settings)
+            become_user(settings.process)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
@@ -663,16 +673,53 @@ def run(
             server = make_server(application, settings)
         if prepare is not None:
             prepare(server)
+        if bound is not None:
+            server._take_over(bound)
+            bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
         if (notifier := process.notifier_of_systemd()) is not None:
             notifier.failed(error)
         raise
+    finally:
+        if bound is not None:
+            bound.close()
     server.run()
 
 
 # -- The parts -----------------------------------------------------------------
+
+
+class _Bound:
+    """
+    The endpoints of the settings, bound before there is a server.
+
+    Those of Twisted's own are bound later, when the reactor runs.
+
+    Raises:
+        ListenError: An address can't be bound.
+        SettingsError: A setting is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self.endpoints = configured_endpoints(bind, tls, proxy)
+        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
+        try:
+            bind_all(self._own)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for endpoint in self._own:
+            endpoint.close()
+
+    @property
+    def _own(self) -> list[SocketEndpoint]:
+        pairs = (*self.endpoints, *self.redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
