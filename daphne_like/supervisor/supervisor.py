@@ -43,6 +43,7 @@ from daphne_like.process_setup import become_user
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
 from daphne_like.supervisor.processes import WorkerProcess, describe_end
+from daphne_like.supervisor.reload import Watcher
 from daphne_like.supervisor.worker import Assignment, Program
 from daphne_like.supervisor.workforce import (
     Action,
@@ -110,6 +111,11 @@ class Supervisor:
             starting.check_spawning(program)
         self._settings = settings
         self._program = program
+        self._watcher = (
+            Watcher(settings.workers, settings.app.app_dir)
+            if settings.workers.reload
+            else None
+        )
         self._notifier = process.notifier_of_systemd()
         self._application: ASGIApplication | None = None
         self._endpoints: list[SocketEndpoint] = []
@@ -128,6 +134,7 @@ class Supervisor:
         self._stop_signals = 0
         self._announced = False
         self._reloading = False
+        self._renewing = False
         self._urls: Sequence[str] = ()
         self._began = time.monotonic()
         self._has_terminal = _has_terminal()
@@ -167,6 +174,8 @@ class Supervisor:
         for number, obey in self._signals.items():
             self._loop.add_signal_handler(number, obey)
         self._loop.call_soon(self._look_again)
+        if self._watcher is not None:
+            self._watcher.start(self._loop, self._files_changed)
         if self._notifier is not None:
             self._notifier.starting(
                 self._loop, self._settings.app.timeout_startup or inf
@@ -211,6 +220,8 @@ class Supervisor:
                 )
 
     def _close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
         for endpoint in self._endpoints:
             endpoint.close()
         self._loop.close()
@@ -248,6 +259,8 @@ class Supervisor:
                     ours.close()
                     self._operations.close_in_child()
                     self._forget_other_slots(slot)
+                    if self._watcher is not None:
+                        self._watcher.abandon()
                     # Until this process ends.
                     assignment.kept.append(inspection)
                     return assignment
@@ -325,6 +338,9 @@ class Supervisor:
                 _logger.info("Listening on %s (%d workers)", url, workforce.target)
             if self._notifier is not None:
                 self._notifier.ready(self._listening())
+        if self._renewing and workforce.is_renewed:
+            self._renewing = False
+            _logger.info("Serving what has changed")
         if self._reloading and workforce.is_complete and not workforce.is_rolling:
             self._reloading = False
             _logger.info("The reload is over")
@@ -371,6 +387,12 @@ class Supervisor:
         made.ended(status)
         _logger.debug("%s: %s", made.name, describe_end(status))
         self._workforce.ended(made.record, status, describe_end(status))
+        self._look_soon()
+
+    def _files_changed(self, paths: list[str]) -> None:
+        """Let no worker go on with old code."""
+        self._workforce.restart()
+        self._renewing = True
         self._look_soon()
 
     # -- What operators ask for ------------------------------------------------------------

@@ -113,6 +113,13 @@ def serve(assignment: Assignment, program: Program) -> None:
     def load() -> ASGIApplication:
         if assignment.application is not None:
             return assignment.application
+        if assignment.settings.workers.reload:
+            from daphne_like.supervisor.reload import load_or_explain
+
+            return load_or_explain(load_anew)
+        return load_anew()
+
+    def load_anew() -> ASGIApplication:
         return program.load_application(assignment.settings)
 
     def make_server(application: ASGIApplication, settings: Settings) -> Server:

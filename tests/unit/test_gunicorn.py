@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from stepped_loop import SteppedLoop
@@ -239,9 +239,10 @@ class Harness:
         )
         wsgi = SimpleNamespace(wsgi=app)
         log = logging.getLogger("test")
+        listeners, half = [FakeListener()], cfg.timeout / 2
         # Any, since what it holds here is no server.
-        self.worker: Any = Worker(
-            1, os.getppid(), [FakeListener()], wsgi, cfg.timeout / 2, cfg, log
+        self.worker = cast(
+            "Any", Worker(1, os.getppid(), listeners, wsgi, half, cfg, log)
         )
         self.server = FakeServer()
         self.reactor = FakeReactor()
