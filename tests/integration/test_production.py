@@ -217,7 +217,11 @@ def test_probes_ask_what_is_there(pod: Any) -> None:
 
     assert {"http": settings.bind.port, "metrics": metrics} == ports
     assert str(metrics) == pod["metadata"]["annotations"]["prometheus.io/port"]
-    for name, path in (("startup", "ready"), ("readiness", "ready"), ("liveness", "live")):
+    for name, path in (
+        ("startup", "ready"),
+        ("readiness", "ready"),
+        ("liveness", "live"),
+    ):
         asked = container[f"{name}Probe"]["httpGet"]
         assert {"path": f"/health/{path}", "port": "metrics"} == asked
 
