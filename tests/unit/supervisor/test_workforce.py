@@ -321,9 +321,10 @@ def test_a_reload_replaces_one_after_the_other() -> None:
     assert ["start in 0"] == company.look()
     assert [] == company.wait(5)
     assert ["replace 1", "start in 1"] == company.ready(3)
-    assert company.workforce.is_rolling
+    rolling = [company.workforce.is_rolling]
     assert ["replace 2"] == company.ready(4)
-    assert not company.workforce.is_rolling
+    rolling.append(company.workforce.is_rolling)
+    assert [True, False] == rolling
     assert [] == company.end(1)
     assert [] == company.end(2)
     assert {3: "ready", 4: "ready"} == company.phases
