@@ -230,10 +230,9 @@ def test_a_stranger_is_not_listened_to(
     assert wire.ended
     assert listener.echo.connected is None
     assert not listener.headers.pending
-    assert [
-        f"WARNING Closing a connection of {name} to a listener with the PROXY "
-        "protocol: it isn't in forwarded_allow_ips"
-    ] == log.take()
+    (line,) = log.take()
+    assert line.startswith(f"WARNING Closing a connection of {name} to a listener ")
+    assert line.endswith(": it isn't in forwarded_allow_ips")
 
 
 def test_trusting_everyone_is_warned_of(log: RecordedLog) -> None:
