@@ -283,7 +283,10 @@ def test_health_checks_of_haproxys(
 ) -> None:
     """They come from HAProxy's own address, and count as answered."""
     find_program("haproxy")
-    server = serve(APPLICATION, "-b", "127.0.0.1", "-p", "0", "--proxy-protocol")
+    server = serve(
+        *(APPLICATION, "-b", "127.0.0.1", "-p", "0", "--proxy-protocol"),
+        *("--loop", loop),
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         configuration = f"""
 defaults
