@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Server", "__version__", "run"]
+__all__ = ["Server", "__version__", "draining", "run"]
 
 if TYPE_CHECKING:
+    from daphne_like.asgi.drain_notice import draining
     from daphne_like.server import Server, run
 
 
@@ -28,4 +29,8 @@ def __getattr__(name: str) -> object:
         from daphne_like import server
 
         return getattr(server, name)
+    if name == "draining":
+        from daphne_like.asgi import drain_notice
+
+        return drain_notice.draining
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import os
 import re
+from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
 from http import HTTPStatus
@@ -35,7 +36,8 @@ from zope.interface import implementer
 
 from daphne_like import reactor
 from daphne_like.asgi.applications import ApplicationManager
-from daphne_like.asgi.exchange import ExchangeContext
+from daphne_like.asgi.drain_notice import DrainNotice
+from daphne_like.asgi.exchange import ExchangeContext, with_drain_state
 from daphne_like.asgi.forwarded import ForwardedPolicy
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.lifespan import Lifespan
@@ -49,7 +51,7 @@ from daphne_like.protocols.tls_extension import tls_extension
 from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.protocols.websocket_handshake import accept_key
 from daphne_like.settings import Settings
-from daphne_like.winding_down import Connections, EverySecond, wind_down
+from daphne_like.winding_down import Connections, EverySecond, give_notice, wind_down
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -242,9 +244,15 @@ class ApplicationService(Service):
             self._waiting.append(begin)
             return
         if self._phase is _Phase.UNMANAGED and self._serving is None:
-            self._serving = _Serving(self._application, self._settings, None)
-            self._serving.every_second.__enter__()
+            self._serving = copy_context().run(self._serve_unmanaged)
         begin(self._serving)
+
+    def _serve_unmanaged(self) -> _Serving:
+        """Serve without an end, of which there will be no notice then."""
+        notice = DrainNotice().__enter__()
+        serving = _Serving(self._application, self._settings, None, notice)
+        serving.every_second.__enter__()
+        return serving
 
     def _become(self, phase: _Phase, serving: _Serving | None = None) -> None:
         self._phase, self._serving = phase, serving
@@ -254,6 +262,10 @@ class ApplicationService(Service):
 
     async def _live(self) -> None:
         """Start, serve until asked to stop, and undo all in the reverse order."""
+        with DrainNotice() as notice:
+            await self._serve(notice)
+
+    async def _serve(self, notice: DrainNotice) -> None:
         app = self._settings.app
         lifespan = Lifespan(
             self._application, app.lifespan, app.timeout_startup, app.timeout_shutdown
@@ -265,15 +277,17 @@ class ApplicationService(Service):
             _logger.critical("%s", error)
             self._become(_Phase.ENDED)
             return
-        serving = _Serving(self._application, self._settings, lifespan.state)
+        serving = _Serving(self._application, self._settings, lifespan.state, notice)
         try:
             with serving.every_second:
                 self._become(_Phase.SERVING, serving)
                 await self._stop_asked.wait()
+                await give_notice(notice)
                 await wind_down(
                     serving.connections,
                     serving.manager,
-                    self._settings.lifecycle.timeout_graceful_shutdown,
+                    notice,
+                    self._settings.lifecycle,
                     self._impatience,
                 )
         finally:
@@ -288,6 +302,7 @@ class _Serving:
         application: ASGIApplication,
         settings: Settings,
         state: dict[str, Any] | None,
+        notice: DrainNotice,
     ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.manager = ApplicationManager(application, loop)
@@ -301,6 +316,7 @@ class _Serving:
             application_close_timeout=settings.app.application_close_timeout,
             limit_concurrency=settings.http.limit_concurrency,
             state=state,
+            extensions=with_drain_state(notice.state),
         )
         self._websockets = WebSocketContext(
             settings.websocket, settings.http.timeout_send, wheel, loop.call_soon
@@ -545,7 +561,9 @@ class _WebExchange:
             % (accept_key(stream.head), b"".join(lines))
         )
         channel.setTimeout(None)
-        tunnel = HTTP1Tunnel(transport, user, serving.connections, serving.loop)
+        tunnel = HTTP1Tunnel(
+            transport, stream.head, user, serving.connections, serving.loop
+        )
         # Whatever the channel still reads from the bytes of the handshake, and
         # whatever it has read since: a client which doesn't wait for the answer.
         channel.rawDataReceived = tunnel.dataReceived

@@ -7,8 +7,8 @@ The server: start, serve, drain, stop.
 
 The server's life is one coroutine, :meth:`Server._live`. It binds the addresses,
 so that one in use is found at once; starts the application's lifespan; listens.
-It stops in the reverse order: it accepts no more, lets what is in flight end,
-closes the connections, ends the lifespan.
+It stops in the reverse order: it tells the application, accepts no more, lets what is
+in flight end, closes the connections, ends the lifespan.
 
 Tests: ``tests/unit/test_server.py``, ``tests/integration/test_lifecycle.py``.
 """
@@ -31,6 +31,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 
 from daphne_like import process, reactor
+from daphne_like.asgi.applications import CountingManager
+from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_keywords
@@ -45,7 +47,12 @@ from daphne_like.listeners.endpoints import (
 )
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
-from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
+from daphne_like.observability.logs import (
+    bridge_twisted_logging,
+    join_daphne_loggers,
+    reopen_log_files,
+)
+from daphne_like.process_setup import become_user, will_become_user
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import (
@@ -53,12 +60,14 @@ from daphne_like.winding_down import (
     FLUSH_TIMEOUT,
     Connections,
     EverySecond,
+    give_notice,
     take_last_requests,
     wind_down,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
@@ -68,9 +77,11 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.operations.listener import OperationsListener
+    from daphne_like.process import Superior
     from daphne_like.settings import BindSettings, LogSettings
 
-__all__ = ["Server", "run"]
+__all__ = ["Server", "longest_stop", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -154,20 +165,24 @@ class Server(Service):
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
         self.restarting = False
+        self._supervisor: Superior | None = None
         # The reactor from run() on; stop() may come at any time, in any thread.
         self._running_reactor: Any = None
         self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
+        self._manager: ApplicationManager | None = None
+        self._access_log: AccessLog | None = None
         self._serving = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._patience_lost = asyncio.Event()
@@ -195,6 +210,10 @@ class Server(Service):
             self._unbind()
             raise
 
+    def _take_over(self, bound: _Bound) -> None:
+        """Serve on endpoints which were bound before this server was made."""
+        self._endpoints, self._redirects = bound.endpoints, bound.redirects
+
     def _unbind(self) -> None:
         for endpoint in self._own_endpoints:
             endpoint.close()
@@ -202,7 +221,23 @@ class Server(Service):
     @property
     def _own_endpoints(self) -> list[SocketEndpoint]:
         pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
+        own = [endpoint for _, endpoint in pairs if endpoint is not None]
+        return own if self._operations is None else [*own, *self._operations.endpoints]
+
+    def join_supervisor(
+        self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
+    ) -> None:
+        """
+        Serve as a worker, among others: before :meth:`run`.
+
+        Args:
+            supervisor: Watches over this process.
+            sockets: What it has bound: for each endpoint, and for each that
+                redirects, in the order of the settings.
+        """
+        self._supervisor = supervisor
+        for endpoint, bound in zip(self._own_endpoints, sockets, strict=True):
+            endpoint.adopt(bound)
 
     def startService(self) -> None:
         """
@@ -236,6 +271,40 @@ class Server(Service):
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
+
+    # -- For operators -------------------------------------------------------
+
+    def _operations_listener(self) -> OperationsListener | None:
+        """Make what answers operators, unless a supervisor does, or nobody asks."""
+        settings = self.settings.operations
+        if settings.metrics is None and settings.control_socket is None:
+            return None
+        if self.settings.workers.supervised:
+            return None
+        from daphne_like.operations.listener import OperationsListener
+        from daphne_like.operations.one_process import OneProcess
+
+        return OperationsListener(OneProcess(self), settings)
+
+    def _no_connections(self) -> Connections:
+        """Begin to keep the live connections."""
+        if self.settings.operations.control_socket is None:
+            return Connections()
+        from daphne_like.operations.tables import WatchedConnections
+
+        return WatchedConnections()
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        if self._stop_asked.is_set():
+            return "draining"
+        return "ready" if self._serving.is_set() else "starting"
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many applications are running."""
+        return 0 if self._manager is None else len(self._manager.running)
 
     async def startup(self) -> None:
         """
@@ -285,6 +354,18 @@ class Server(Service):
         )
         return list(dict.fromkeys(tls for tls in found if tls is not None))
 
+    def reopen_logs(self) -> None:
+        """Open files of logs anew, after a rotation has moved them."""
+        reopen_log_files()
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    @property
+    def requests(self) -> int:
+        """How many requests came; counted in workers only."""
+        manager = self._manager
+        return manager.started if isinstance(manager, CountingManager) else 0
+
     @property
     def longest_start(self) -> float:
         """The seconds after which :meth:`startup` gives up."""
@@ -293,12 +374,7 @@ class Server(Service):
     @property
     def longest_stop(self) -> float:
         """The seconds which :meth:`shutdown` may take."""
-        return (
-            self.settings.lifecycle.timeout_graceful_shutdown
-            + CANCEL_TIMEOUT
-            + 2 * FLUSH_TIMEOUT
-            + (self.settings.app.timeout_shutdown or inf)
-        )
+        return longest_stop(self.settings)
 
     def force(self) -> None:
         """Make :meth:`shutdown` wait no longer for what is in flight."""
@@ -308,7 +384,8 @@ class Server(Service):
         if self._life is not None and not self._life.done():
             raise RuntimeError("the server has been started already")
         self.failure = None
-        self.connections = Connections()
+        self.connections = self._no_connections()
+        self._manager = None
         for event in (self._serving, self._stop_asked, self._patience_lost):
             event.clear()
         self._life = asyncio.ensure_future(self._live())
@@ -335,11 +412,16 @@ class Server(Service):
         """Start, serve until asked to stop, and undo all in the reverse order."""
         settings = self.settings
         async with AsyncExitStack() as ending:
+            notice = ending.enter_context(DrainNotice())
             access_log = _open_access_log(settings.log, self._action_logger)
+            self._access_log = access_log
             if access_log is not None:
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
             self._bind()
+            if self._operations is not None:
+                ending.push_async_callback(self._operations.stop)
+                await self._operations.start()
 
             lifespan = Lifespan(
                 self._application,
@@ -358,13 +440,15 @@ class Server(Service):
                 state=lifespan.state,
                 connections=self.connections,
                 leaving_code=lambda: 1012 if self.restarting else 1001,
+                drain_notice=notice,
             )
+            self._manager = serving.manager
             duties = [*serving.duties]
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(EverySecond(loop, duties))
-            ending.push_async_callback(self._drain, serving.manager)
+            ending.push_async_callback(self._drain, serving.manager, notice)
             for text, endpoint in endpoints:
                 factory = serving.factory(scheme_of(text, endpoint))
                 self.listeners.append(await listen(text, endpoint, factory))
@@ -410,14 +494,16 @@ class Server(Service):
                 endpoints.append((text, own))
         return endpoints
 
-    async def _drain(self, manager: ApplicationManager) -> None:
+    async def _drain(self, manager: ApplicationManager, notice: DrainNotice) -> None:
         """Accept no more, let what is in flight end in time, and cut the rest."""
         if not self._serving.is_set():
             self.force()  # the start has failed
+        await give_notice(notice)
         await self._stop_listening()
-        patience = self.settings.lifecycle.timeout_graceful_shutdown
-        await take_last_requests(self.connections, patience, self._patience_lost)
-        await wind_down(self.connections, manager, patience, self._patience_lost)
+        settings, impatience = self.settings.lifecycle, self._patience_lost
+        patience = settings.timeout_graceful_shutdown
+        await take_last_requests(self.connections, patience, impatience)
+        await wind_down(self.connections, manager, notice, settings, impatience)
 
     async def _stop_listening(self) -> None:
         listeners, self.listeners = self.listeners, []
@@ -443,7 +529,9 @@ class Server(Service):
         versions = _VERSIONS[self.settings.http2.http]
         for item, url in self._items_and_urls():
             what = "to https" if item in self._redirects else versions
-            _logger.info("Listening on %s (%s, %s)", url, what, kind)
+            # With workers the supervisor tells it, once.
+            level = logging.INFO if self._supervisor is None else logging.DEBUG
+            _logger.log(level, "Listening on %s (%s, %s)", url, what, kind)
 
     @property
     def urls(self) -> list[str]:
@@ -484,6 +572,7 @@ class Server(Service):
             self.settings.lifecycle.loop,
             debug=self.settings.log.verbosity >= 3,
             signal_handlers=self._signal_handlers,
+            supervisor=self._supervisor,
         )
         self._exit_if_failed()
 
@@ -543,6 +632,7 @@ def run(
     settings: Settings | None = None,
     load_application: Callable[[], ASGIApplication] | None = None,
     make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
+    prepare: Callable[[Server], object] | None = None,
 ) -> None:
     """
     Serve in a process of its own until a signal comes.
@@ -553,6 +643,7 @@ def run(
             It is called when the reactor is installed, since applications may
             import that.
         make_server: Returns the server, where another class is to be used.
+        prepare: Gets the server before it runs.
 
     Raises:
         SystemExit: The server could not start; with the exit status.
@@ -565,9 +656,14 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
+    bound: _Bound | None = None
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
+        if will_become_user(settings.process):
+            # What belongs to the application is no business of root's.
+            bound = _Bound(settings)
+            become_user(settings.process)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
@@ -576,16 +672,65 @@ def run(
             server = Server(application, settings=settings)
         else:
             server = make_server(application, settings)
+        if prepare is not None:
+            prepare(server)
+        if bound is not None:
+            server._take_over(bound)
+            bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
         if (notifier := process.notifier_of_systemd()) is not None:
             notifier.failed(error)
         raise
+    finally:
+        if bound is not None:
+            bound.close()
     server.run()
 
 
+def longest_stop(settings: Settings) -> float:
+    """Tell how many seconds a server may take to stop."""
+    return (
+        settings.lifecycle.timeout_graceful_shutdown
+        + CANCEL_TIMEOUT
+        + 2 * FLUSH_TIMEOUT
+        + (settings.app.timeout_shutdown or inf)
+    )
+
+
 # -- The parts -----------------------------------------------------------------
+
+
+class _Bound:
+    """
+    The endpoints of the settings, bound before there is a server.
+
+    Those of Twisted's own are bound later, when the reactor runs.
+
+    Raises:
+        ListenError: An address can't be bound.
+        SettingsError: A setting is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self.endpoints = configured_endpoints(bind, tls, proxy)
+        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
+        try:
+            bind_all(self._own)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for endpoint in self._own:
+            endpoint.close()
+
+    @property
+    def _own(self) -> list[SocketEndpoint]:
+        pairs = (*self.endpoints, *self.redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
 
-from daphne_like.asgi.applications import ApplicationManager
+from daphne_like.asgi.applications import ApplicationManager, CountingManager
 from daphne_like.asgi.error_pages import html_page
-from daphne_like.asgi.exchange import ExchangeContext
+from daphne_like.asgi.exchange import ExchangeContext, with_drain_state
 from daphne_like.asgi.forwarded import DaphneForwardedPolicy, ForwardedPolicy
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.request_events import stream_class
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
+    from daphne_like.asgi.drain_notice import DrainNotice
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.protocols.interfaces import Header
@@ -63,6 +64,7 @@ class Serving:
         state: The lifespan's; None when the application has no lifespan.
         connections: Takes in the live ones.
         leaving_code: Tells with which code WebSockets are closed at the end.
+        drain_notice: Tells the application of the end, if anything does.
 
     Attributes:
         manager: Runs the application's instances.
@@ -79,16 +81,23 @@ class Serving:
         state: dict[str, Any] | None = None,
         connections: Connections | None = None,
         leaving_code: Callable[[], int] = lambda: 1001,
+        drain_notice: DrainNotice | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         wheel = DeadlineWheel(loop.time)
         headers = _default_headers(settings.http)
-        self.manager = ApplicationManager(application, loop)
+        # A supervisor replaces workers by what they have done.
+        counts = settings.workers.supervised
+        manager_class = CountingManager if counts else ApplicationManager
+        self.manager: ApplicationManager = manager_class(application, loop)
         self.connections = Connections() if connections is None else connections
         self.duties: Sequence[Callable[[], object]] = (wheel.tick, headers.refresh)
         self._exchanges = self._exchange_context(
             settings, wheel, headers, exchange_log, state
         )
+        if drain_notice is not None:
+            extensions = with_drain_state(drain_notice.state)
+            self._exchanges = replace(self._exchanges, extensions=extensions)
         websockets = WebSocketStreamContext(
             exchanges=self._exchanges,
             denials=replace(self._exchanges, access_log=None),

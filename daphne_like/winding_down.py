@@ -2,8 +2,8 @@
 What is in flight, and how it comes to an end.
 
 A server, and a resource in a tree of ``twisted.web``, have connections and running
-applications. When they stop they take nothing new, let what is in flight end in
-time, cancel what doesn't, and cut the rest.
+applications. When they stop they tell the application, take nothing new, let what is
+in flight end in time, cancel what doesn't, and cut the rest.
 
 Tests: ``tests/unit/test_winding_down.py``.
 """
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from daphne_like.asgi.applications import ApplicationManager
+    from daphne_like.asgi.drain_notice import DrainNotice
+    from daphne_like.settings import LifecycleSettings
 
 __all__ = [
     "CANCEL_TIMEOUT",
     "FLUSH_TIMEOUT",
     "Connections",
     "EverySecond",
+    "give_notice",
     "take_last_requests",
     "wind_down",
 ]
@@ -50,6 +53,8 @@ FLUSH_TIMEOUT = 1.0
 _LAST_REQUESTS_TIMEOUT = 0.1
 # Until what asyncio has accepted is a connection.
 _TURNS_TO_CONNECT = 4
+# Until a task has heard of the notice by a task of its own, and has said something.
+_TURNS_TO_HEAR = 4
 
 
 class Connections(set[LiveConnection]):
@@ -116,6 +121,13 @@ class EverySecond:
             self._loop.call_soon(duty)
 
 
+async def give_notice(notice: DrainNotice) -> None:
+    """Tell the application that the end begins; when this returns, it has heard."""
+    notice.give()
+    for _ in range(_TURNS_TO_HEAR):
+        await asyncio.sleep(0)
+
+
 async def take_last_requests(
     connections: Connections, timeout: float, impatience: asyncio.Event
 ) -> None:
@@ -140,7 +152,8 @@ async def take_last_requests(
 async def wind_down(
     connections: Connections,
     manager: ApplicationManager,
-    timeout: float,
+    notice: DrainNotice,
+    settings: LifecycleSettings,
     impatience: asyncio.Event,
 ) -> None:
     """
@@ -149,11 +162,25 @@ async def wind_down(
     Args:
         connections: No new ones are accepted any more.
         manager: Runs their applications.
-        timeout: Seconds which those may go on.
+        notice: What those wait for which want to say goodbye; has been given.
+        settings: How long they may go on.
         impatience: Set when nobody wants to wait any longer.
     """
+
+    def end_goodbyes() -> None:
+        notice.lose_patience()
+        connections.drain()
+
+    if not settings.drain_notice_timeout:
+        notice.lose_patience()
     connections.drain()
+    goodbyes = asyncio.get_running_loop().call_later(
+        settings.drain_notice_timeout, end_goodbyes
+    )
+    timeout = settings.timeout_graceful_shutdown
     await _wait_patiently(connections, manager, timeout, impatience)
+    goodbyes.cancel()
+    notice.lose_patience()
     if manager.running:
         manager.cancel_all()
         await _within(CANCEL_TIMEOUT, manager.ended())

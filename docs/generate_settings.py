@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, not a package
 """
 Write ``docs/settings.md`` from the settings themselves.
 

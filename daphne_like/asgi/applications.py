@@ -17,13 +17,21 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from daphne_like.asgi.drain_notice import hear_as
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import TracebackType
 
+    from daphne_like.asgi.drain_notice import DrainListener
     from daphne_like.asgi.types import ASGIApplication, Message, Scope
 
-__all__ = ["ApplicationInstance", "ApplicationManager", "log_error"]
+__all__ = [
+    "ApplicationInstance",
+    "ApplicationManager",
+    "CountingManager",
+    "log_error",
+]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -79,15 +87,27 @@ class ApplicationManager:
         self._cancelled: set[ApplicationInstance] = set()
         self._idle_waiters: list[asyncio.Future[None]] = []
 
-    def start(self, instance: ApplicationInstance, scope: Scope) -> None:
+    def start(
+        self,
+        instance: ApplicationInstance,
+        scope: Scope,
+        listener: DrainListener | None = None,
+    ) -> None:
         """
         Run the application for ``scope``.
 
         Where Python can, its first step runs before this returns: an
         application that needs no waiting has then ended already, and no turn of
         the loop was spent on it.
+
+        Args:
+            instance: What is told of its messages and of its end.
+            scope: What it is called with.
+            listener: Learns that it waits for the notice that the server drains.
         """
         context = self._context.copy()
+        if listener is not None:
+            context.run(hear_as, listener)
         task = context.run(self._new_task, self._run(instance, scope))
         if not task.done():
             self.running[instance] = task
@@ -179,6 +199,31 @@ class ApplicationManager:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class CountingManager(ApplicationManager):
+    """
+    Counts, too; only those pay for it who want to know.
+
+    Attributes:
+        started: How many instances it has started.
+    """
+
+    def __init__(
+        self, application: ASGIApplication, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(application, loop)
+        self.started = 0
+
+    def start(
+        self,
+        instance: ApplicationInstance,
+        scope: Scope,
+        listener: DrainListener | None = None,
+    ) -> None:
+        """Run the application for ``scope``, and count it."""
+        self.started += 1
+        super().start(instance, scope, listener)
 
 
 # -- Errors ------------------------------------------------------------------

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from reprlib import repr as short_repr
 from time import monotonic
@@ -39,9 +39,28 @@ if TYPE_CHECKING:
     from daphne_like.protocols.deadlines import DeadlineWheel
     from daphne_like.protocols.interfaces import Header, RequestHead, StreamSender
 
-__all__ = ["Exchange", "ExchangeContext", "ExchangeState", "Handler"]
+__all__ = [
+    "Exchange",
+    "ExchangeContext",
+    "ExchangeState",
+    "Handler",
+    "with_drain_state",
+]
 
 _logger = logging.getLogger("daphne_like.server")
+
+
+# What each HTTP exchange can use.
+_EXTENSIONS: dict[str, dict[str, object]] = {
+    "http.response.early_hint": {},
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+}
+
+
+def with_drain_state(state: dict[str, object]) -> dict[str, dict[str, object]]:
+    """Return the extensions, with what tells whether the server drains."""
+    return {"daphne_like.draining": state, **_EXTENSIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,8 @@ class ExchangeContext:
         build_scope: Makes the scope of a request.
         error_page: Makes the body of an answer in the application's stead.
         version_status: Answers a WebSocket of an unknown version.
+        extensions: Those which each HTTP exchange can use. The dicts inside are
+            shared, as they tell nothing of it.
     """
 
     manager: ApplicationManager
@@ -81,6 +102,9 @@ class ExchangeContext:
     build_scope: ScopeBuilder = http_scope
     error_page: ErrorPage = plain_page
     version_status: int = 426
+    extensions: dict[str, dict[str, object]] = field(
+        default_factory=lambda: with_drain_state({"begun": False})
+    )
 
 
 class ExchangeState:

@@ -50,13 +50,6 @@ _logger = logging.getLogger("daphne_like.server")
 # RFC 9110 section 6.4.1: these have no content, whatever the application sends.
 _BODILESS = frozenset((204, 304))
 
-# What each exchange can use. The dicts inside are shared: they say nothing.
-_EXTENSIONS: dict[str, dict[str, object]] = {
-    "http.response.early_hint": {},
-    "http.response.pathsend": {},
-    "http.response.zerocopysend": {},
-}
-
 # What a path and a query may hold as it is (RFC 3986 section 3.3); and "%", since the
 # application may have encoded them.
 _TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"
@@ -133,7 +126,7 @@ class HTTPStream(Exchange):
             return
         root_path = self._mount() if context.forwarded else context.root_path
         head = self.head
-        extensions = _EXTENSIONS.copy()
+        extensions = context.extensions.copy()
         if head.http_version == "1.0":
             del extensions["http.response.early_hint"]
         else:

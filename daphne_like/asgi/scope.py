@@ -96,6 +96,8 @@ def websocket_scope(
     connection: Connection,
     root_path: str,
     subprotocols: list[str],
+    extensions: dict[str, dict[str, object]],
+    *,
     build_scope: ScopeBuilder = http_scope,
 ) -> Scope:
     """
@@ -106,9 +108,10 @@ def websocket_scope(
         connection: Its addresses and scheme.
         root_path: See :func:`http_scope`.
         subprotocols: Those which the client offers; the caller's to give away.
+        extensions: See :func:`http_scope`.
         build_scope: Builds what HTTP and WebSockets have in common.
     """
-    scope = build_scope(head, connection, root_path, {"websocket.http.response": {}})
+    scope = build_scope(head, connection, root_path, extensions)
     scope["type"] = "websocket"
     del scope["method"]
     # What X-Forwarded-Proto says is ws or wss with some proxies.

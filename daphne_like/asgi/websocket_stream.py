@@ -34,6 +34,7 @@ from daphne_like.protocols.websocket_handshake import read_handshake
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from daphne_like.asgi.drain_notice import DrainNotice
     from daphne_like.asgi.exchange import ExchangeContext
     from daphne_like.asgi.types import Message
     from daphne_like.protocols.interfaces import (
@@ -59,6 +60,9 @@ _MOST_REASON_BYTES = 123
 # RFC 6455 section 7.4 and the registry of close codes: these say how a connection
 # ended, and are never sent.
 _NEVER_SENT = frozenset((1004, 1005, 1006, 1015))
+
+# Extensions which each WebSocket can use.
+_EXTENSIONS = ("daphne_like.draining", "websocket.http.response")
 
 # Fields of the answer to a handshake which are the server's.
 _OURS = frozenset((b"connection", b"content-length", b"upgrade"))
@@ -93,6 +97,7 @@ class WebSocketStream(Exchange):
         "_connect_told",
         "_denial",
         "_denials",
+        "_drain_notice",
         "_ending",
         "_handshake",
         "_messages",
@@ -118,6 +123,8 @@ class WebSocketStream(Exchange):
         self._connect_told = False
         self._messages: deque[str | bytes] = deque()
         self._unread_bytes = 0
+        # What the application waits for, once it has asked.
+        self._drain_notice: DrainNotice | None = None
         self._ending = (1006, "")
         self._deadline = inf
 
@@ -143,7 +150,8 @@ class WebSocketStream(Exchange):
             self._connection,
             root_path,
             [*handshake.subprotocols],
-            context.build_scope,
+            {name: context.extensions.get(name, {}) for name in _EXTENSIONS},
+            build_scope=context.build_scope,
         )
         if context.state is not None:
             scope["state"] = context.state.copy()
@@ -152,7 +160,7 @@ class WebSocketStream(Exchange):
         if timeout:
             self._deadline = context.wheel.clock() + timeout
             context.wheel.schedule(self, self._deadline)
-        context.manager.start(self, scope)
+        context.manager.start(self, scope, self)
 
     def reject(self, rejection: RequestRejected) -> None:
         """Answer in the application's stead and end the connection."""
@@ -194,6 +202,16 @@ class WebSocketStream(Exchange):
         self._websocket = None
         if not self._state.is_over:
             self._end(code, reason)
+
+    def says_goodbye(self) -> bool:
+        """Whether the application ends the connection of a server that stops."""
+        return self._drain_notice is not None and self._drain_notice.is_patient
+
+    # -- Told by the drain notice (DrainListener) ----------------------------
+
+    def listens_for(self, notice: DrainNotice) -> None:
+        """Learn that the application waits to say goodbye."""
+        self._drain_notice = notice
 
     # -- Called by the application -------------------------------------------
 
@@ -381,7 +399,8 @@ class WebSocketStream(Exchange):
         cancelled = isinstance(error, asyncio.CancelledError)
         if self._state is _OPEN:
             # RFC 6455 section 7.4.1: going away, unexpected condition, normal.
-            self._end_by_us(1001 if cancelled else 1011 if error else 1000, "")
+            leaving = self._websockets.drain_code
+            self._end_by_us(leaving() if cancelled else 1011 if error else 1000, "")
         elif not is_over and cancelled:
             self._deny(RequestRejected(503, "The server is shutting down."))
         elif not is_over and error:

@@ -458,12 +458,15 @@ class SocketSource:
         """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
         return ""
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         """
         Bind the sockets, or take them over; none listens yet.
 
         Args:
             beside: Those which this server has bound already.
+            reuse_port: Whether others may bind the same TCP port.
 
         Raises:
             OSError: The system refuses.
@@ -493,7 +496,9 @@ class _TCPSource(SocketSource):
     def takes_both_families(self) -> bool:
         return self.host == "::"
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         try:
             found = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -504,7 +509,7 @@ class _TCPSource(SocketSource):
         attempts = 1 if self.port else _PORT_ATTEMPTS
         while True:
             try:
-                return self._bind(addresses, beside)
+                return self._bind(addresses, beside, reuse_port)
             except OSError as error:
                 attempts -= 1
                 if error.errno != errno.EADDRINUSE or not attempts:
@@ -514,6 +519,7 @@ class _TCPSource(SocketSource):
         self,
         addresses: Sequence[tuple[int, tuple[Any, ...]]],
         beside: Sequence[socket.socket],
+        reuse_port: bool,
     ) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         unavailable: OSError | None = None
@@ -521,7 +527,8 @@ class _TCPSource(SocketSource):
             for family, address in addresses:
                 port = sockets[0].getsockname()[1] if sockets else self.port
                 try:
-                    sock = _bind_tcp(family, (address[0], port, *address[2:]), beside)
+                    whole = (address[0], port, *address[2:])
+                    sock = _bind_tcp(family, whole, beside, reuse_port)
                 except OSError as error:
                     if error.errno not in _NO_SUCH_ADDRESS:
                         raise
@@ -538,13 +545,18 @@ class _TCPSource(SocketSource):
 
 
 def _bind_tcp(
-    family: int, address: tuple[Any, ...], beside: Sequence[socket.socket]
+    family: int,
+    address: tuple[Any, ...],
+    beside: Sequence[socket.socket],
+    reuse_port: bool,
 ) -> socket.socket:
     # Told its protocol, asyncio switches Nagle's algorithm off.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # "::" takes IPv4 as well, unless this server has another socket for it.
             only = address[0] != "::" or any(
@@ -589,7 +601,9 @@ class _UnixSource(SocketSource):
     def path(self) -> str:
         return self.address
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         if any(other.getsockname() == self.address for other in beside):
             raise _listen_error(self.address, "is named twice")
         self._remove_stale()
@@ -669,7 +683,9 @@ class _DescriptorSource(SocketSource):
     def said_by_name(self) -> str:
         return self.name if self.name in ("http", "https", "redirect") else ""
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         try:
             for number in self.numbers:
@@ -732,10 +748,25 @@ _TLS_ARGUMENTS = ("path", "port", "backlog", "interface")
 
 # -- Listening ---------------------------------------------------------------
 
+# Of a socket, for one beside it at the same address.
+_TCP_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR),
+    (socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT", socket.SO_REUSEADDR)),
+]
+_COPIED_OPTIONS = {
+    socket.AF_INET: _TCP_OPTIONS,
+    socket.AF_INET6: [*_TCP_OPTIONS, (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)],
+}
 
-def bind_all(endpoints: Iterable[SocketEndpoint]) -> None:
+
+def bind_all(endpoints: Iterable[SocketEndpoint], *, reuse_port: bool = False) -> None:
     """
     Bind the endpoints of one server.
+
+    Args:
+        endpoints: All of them.
+        reuse_port: Whether others may bind the same TCP ports, see
+            :meth:`SocketEndpoint.siblings`.
 
     Raises:
         ListenError: An address can't be bound. The caller closes all endpoints.
@@ -743,7 +774,7 @@ def bind_all(endpoints: Iterable[SocketEndpoint]) -> None:
     bound: list[socket.socket] = []
     # "::" comes last: it has to know who takes IPv4.
     for endpoint in sorted(endpoints, key=lambda item: item.takes_both_families):
-        bound += endpoint.bind(bound)
+        bound += endpoint.bind(bound, reuse_port=reuse_port)
 
 
 @implementer(IStreamServerEndpoint)
@@ -764,6 +795,7 @@ class SocketEndpoint:
         self._backlog = backlog
         self._sockets: list[socket.socket] = []
         self._file: tuple[int, int] | None = None
+        self._keeps_file = True
 
     @property
     def takes_both_families(self) -> bool:
@@ -775,7 +807,9 @@ class SocketEndpoint:
         """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
         return self._source.said_by_name
 
-    def bind(self, beside: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
+    def bind(
+        self, beside: Sequence[socket.socket] = (), *, reuse_port: bool = False
+    ) -> Sequence[socket.socket]:
         """
         Claim the addresses without listening, which :meth:`listen` does.
 
@@ -783,6 +817,7 @@ class SocketEndpoint:
 
         Args:
             beside: The sockets which this server has bound already.
+            reuse_port: Whether others may bind the same TCP port.
 
         Raises:
             ListenError: An address can't be bound.
@@ -790,11 +825,49 @@ class SocketEndpoint:
         if self._sockets:
             return self._sockets
         try:
-            self._sockets = self._source.open(beside)
+            self._sockets = self._source.open(beside, reuse_port=reuse_port)
         except OSError as error:
             raise _listen_error(self._source.where, error) from None
         self._file = self._identify_file()
         return self._sockets
+
+    def siblings(self) -> list[socket.socket]:
+        """
+        Bind further TCP sockets to the same addresses, beside those which may be.
+
+        The system deals connections out among them. What can't have a sibling is
+        shared: the same sockets are returned once more.
+
+        Raises:
+            ListenError: That can't be done.
+        """
+        return [self._sibling(sock) for sock in self._sockets]
+
+    def _sibling(self, sock: socket.socket) -> socket.socket:
+        if sock.family == _AF_UNIX or not sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEPORT
+        ):
+            return sock
+        sibling = socket.socket(sock.family, sock.type, sock.proto)
+        try:
+            for level, option in _COPIED_OPTIONS[sock.family]:
+                sibling.setsockopt(level, option, sock.getsockopt(level, option))
+            sibling.bind(sock.getsockname())
+        except OSError as error:
+            sibling.close()
+            raise _listen_error(self._source.where, error) from None
+        return sibling
+
+    def adopt(self, sockets: Sequence[socket.socket]) -> None:
+        """
+        Listen on sockets which another process has bound, and which keeps them.
+
+        Args:
+            sockets: What :meth:`bind` or :meth:`siblings` returned there.
+        """
+        self._sockets = list(sockets)
+        self._file = self._identify_file()
+        self._keeps_file = False
 
     def close(self) -> None:
         """Give up what is bound; remove the socket file unless a successor has it."""
@@ -802,9 +875,18 @@ class SocketEndpoint:
             sock.close()
         self._sockets = []
         path, file = self._source.path, self._file
-        if path is not None and file is not None and file == self._identify_file():
+        self._file = None
+        if path is None or file is None or not self._keeps_file:
+            return
+        if file == self._identify_file():
             with contextlib.suppress(OSError):
                 Path(path).unlink()
+
+    def abandon(self) -> None:
+        """Close what is bound in a forked child; a socket file is the parent's."""
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
         self._file = None
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
@@ -879,6 +961,8 @@ class SocketEndpoint:
             return None
         try:
             status = os.lstat(self._source.path)
+        except PermissionError:
+            return self._file  # root has bound it, and we are root no more
         except OSError:
             return None
         return status.st_dev, status.st_ino

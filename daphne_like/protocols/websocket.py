@@ -81,6 +81,9 @@ class WebSocketUser(Protocol):
             reason: Of that frame.
         """
 
+    def says_goodbye(self) -> bool:
+        """Whether the user closes by itself, for the server stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class WebSocketContext:
@@ -445,8 +448,8 @@ class WebSocketConnection:
             self._watch()
 
     def drain(self) -> None:
-        """Close, for the server stops."""
-        if not self.closing:
+        """Close, for the server stops; in time, if not now."""
+        if not (self.closing or self._user.says_goodbye()):
             self.close(self._context.drain_code(), "")
 
     # -- Called by the user --------------------------------------------------

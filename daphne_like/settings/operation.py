@@ -91,6 +91,12 @@ class LifecycleSettings(Section):
         "time for running requests to finish after a signal; 0 = cut at once; "
         "Kubernetes kills after 30 seconds",
     )
+    drain_notice_timeout: float = setting(
+        10.0,
+        Seconds(),
+        "part of that which WebSockets have to say goodbye, where the application "
+        "waits for daphne_like.draining(); 0 = closed at once, as all others",
+    )
     loop: str = setting(
         "auto",
         Choice("auto", "uvloop", "asyncio"),

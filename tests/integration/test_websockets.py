@@ -352,6 +352,37 @@ def test_a_stop_says_goodbye(serve: Serve) -> None:
     assert 0 == server.wait()
 
 
+def test_an_application_says_goodbye_itself(serve: Serve) -> None:
+    """
+    On SIGTERM it hears of the end while its clients are still there: it can tell them,
+    hear what they say to it, and close as it likes. Other WebSockets don't wait.
+    """
+    server = serve(APPLICATION)
+
+    async def talk() -> None:
+        url = server.url.replace("http:", "ws:").rstrip("/")
+        async with (
+            websockets.connect(f"{url}/goodbye", proxy=None) as client,
+            websockets.connect(f"{url}/echo", proxy=None) as other,
+        ):
+            await client.send("here")
+            assert "here" == await client.recv()
+            server.signal(signal.SIGTERM)
+            assert "come back" == await client.recv()
+            with pytest.raises(ConnectionClosed) as closed:
+                await other.recv()
+            assert closed.value.rcvd is not None
+            assert 1001 == closed.value.rcvd.code
+            await client.send("so long")
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+            assert closed.value.rcvd is not None
+            assert 4001 == closed.value.rcvd.code
+
+    asyncio.run(asyncio.wait_for(talk(), 20))
+    assert 0 == server.wait()
+
+
 EMBEDDED = """
 import sys, threading
 from applications.websockets import application

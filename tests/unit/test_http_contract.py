@@ -229,6 +229,7 @@ def test_extensions_are_those_which_this_request_can_use(serve: Serve) -> None:
     server.request(headers=TE_TRAILERS)
 
     usual = {
+        "daphne_like.draining",
         "http.response.early_hint",
         "http.response.pathsend",
         "http.response.zerocopysend",
@@ -236,6 +237,7 @@ def test_extensions_are_those_which_this_request_can_use(serve: Serve) -> None:
     without, with_trailers = (scope["extensions"] for scope in seen.scopes)
     assert usual == set(without)
     assert {*usual, "http.response.trailers"} == set(with_trailers)
+    assert {"begun": False} == with_trailers.pop("daphne_like.draining")
     assert all({} == value for value in with_trailers.values())
 
 

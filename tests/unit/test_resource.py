@@ -23,6 +23,7 @@ from websocket_frames import close_payload, frame, read_frames
 from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
+import daphne_like
 from daphne_like import reactor
 from daphne_like.errors import SettingsError
 from daphne_like.resource import ASGIResource, _connection_of, _WebExchange
@@ -728,6 +729,46 @@ def test_websockets_are_closed_at_the_end(
     tree.transport.leave()
     app.end()
     assert stopped.called
+
+
+def test_an_application_may_say_goodbye(
+    plant: Plant, app: HandApplication, loop: SteppedLoop
+) -> None:
+    """A mounted one hears of the end as others do, and closes its WebSockets."""
+    tree = plant(lifespan="off")
+    tree.resource.service.startService()
+    loop.settle()
+    opened(tree, app)
+    told: list[object] = []
+    state = app.scope["extensions"]["daphne_like.draining"]
+
+    async def say_goodbye() -> None:
+        await daphne_like.draining()
+        told.append(state["begun"])
+
+    waiting = loop.create_task(say_goodbye())
+    loop.settle()
+    assert {"begun": False} == state
+
+    tree.stop()
+    assert [True] == told
+    waiting.result()
+    tree.transport.leave()
+    app.end()
+
+
+def test_without_its_service_an_application_waits_for_ever(
+    plant: Plant, app: HandApplication, loop: SteppedLoop
+) -> None:
+    """Nobody tells it of an end; to wait for one is no error."""
+    tree = plant()
+    opened(tree, app)
+    waiting = loop.create_task(daphne_like.draining())
+    loop.settle()
+
+    assert not waiting.done()
+    tree.transport.leave()
+    app.end()
 
 
 def test_an_application_that_refuses_to_start(

@@ -23,6 +23,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
+import daphne_like
 from daphne_like import process, reactor, server, systemd, winding_down
 from daphne_like.errors import (
     ApplicationLoadError,
@@ -594,6 +595,52 @@ def test_a_connection_accepted_at_the_last_moment(
     run_on(loop, scenario())
 
 
+@ON_LOOPS
+def test_the_application_is_told_before_anything_is_closed(
+    path: Path, loop: str, log: RecordedLog
+) -> None:
+    """Both its streams and what it does in the background; its scopes tell it, too."""
+    events: list[str] = []
+    scopes: list[Any] = []
+
+    async def look_after() -> None:
+        await daphne_like.draining()
+        assert path.exists(), "nobody is told when it is too late"
+        events.append("background")
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            background = asyncio.create_task(look_after())
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await background
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        scopes.append(scope["extensions"]["daphne_like.draining"])
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"one ", "more_body": True})
+        await daphne_like.draining()
+        events.append("stream")
+        await send({"type": "http.response.body", "body": b"goodbye"})
+
+    async def scenario() -> None:
+        made = Server(application, [f"unix:{path}"], access_log="")
+        await made.startup()
+        reader, writer = await connect(path)
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        await reader.readuntil(b"one ")
+        assert [{"begun": False}] == scopes
+
+        await asyncio.gather(made.shutdown(), daphne_like.draining())
+        assert b"goodbye" in await reader.read()
+        assert [{"begun": True}] == scopes
+        writer.close()
+
+    run_on(loop, scenario())
+    assert ["background", "stream"] == sorted(events)
+
+
 def test_trusting_everybody_is_told_once(make: Make, log: RecordedLog) -> None:
     """A trust list with `*` is a warning at the start; other lists are none."""
 
@@ -839,7 +886,7 @@ def test_running_a_server(site: Site, runs: list[Any]) -> None:
     made = Server(site, loop="asyncio", verbosity=3, signal_handlers=False)
     made.run()
 
-    options = {"debug": True, "signal_handlers": False}
+    options = {"debug": True, "signal_handlers": False, "supervisor": None}
     assert ["asyncio", (made, "asyncio", options)] == runs
 
 
@@ -940,6 +987,56 @@ def test_a_process_installs_the_reactor_before_it_loads_the_application(
     *before, (made, _, _) = runs
     assert ["asyncio", "bridged", "loaded", "asyncio"] == before
     assert made.settings is settings
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, path: Path, runs: list[Any]) -> None:
+    """Note when the privileges of root are given up, and what is bound then."""
+
+    def become(settings: Any) -> None:
+        runs.append(("bound", path.exists(), "user", settings.user))
+
+    monkeypatch.setattr(server, "will_become_user", lambda settings: True)
+    monkeypatch.setattr(server, "become_user", become)
+
+
+@pytest.mark.usefixtures("root")
+def test_the_application_is_imported_without_privileges(
+    site: Site, runs: list[Any], path: Path
+) -> None:
+    """Addresses are bound as root, and what comes then as the user."""
+
+    def load() -> Site:
+        runs.append("loaded")
+        return site
+
+    run(Settings.of(unix_socket=(str(path),), user="web", loop="asyncio"), load)
+
+    (made, _, _), *_ = runs[-1:]
+    become = ("bound", True, "user", "web")
+    assert ["asyncio", "bridged", become, "loaded", "asyncio"] == runs[:-1]
+    # The server has what was bound, and gives it up with the rest.
+    assert path.exists()
+    made._bind()
+    made._unbind()
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("root")
+def test_without_an_application_nothing_stays_bound(
+    site: Site, runs: list[Any], path: Path
+) -> None:
+    """Neither when it can't be imported, nor when another address is in use."""
+
+    def load() -> Site:
+        raise ApplicationLoadError("none")
+
+    one = Settings.of(unix_socket=(str(path),), user="web")
+    twice = Settings.of(unix_socket=(str(path), str(path)), user="web")
+    for settings, error in ((one, ApplicationLoadError), (twice, ListenError)):
+        with pytest.raises(error):
+            run(settings, load)
+        assert not path.exists()
 
 
 def test_another_class_of_server_may_run(site: Site, runs: list[Any]) -> None:

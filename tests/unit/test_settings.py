@@ -265,6 +265,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "access_log": None,
         "access_log_format": "daphne",
         "timeout_graceful_shutdown": 30.0,
+        "drain_notice_timeout": 10.0,
         "loop": "auto",
         "workers": None,
         "worker_start": "auto",

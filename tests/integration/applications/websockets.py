@@ -8,6 +8,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from daphne_like import draining
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -38,6 +40,8 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         await _accept(scope, send)
         while True:
             await send({"type": "websocket.send", "bytes": bytes(65536)})
+    elif scope["path"] == "/goodbye":
+        await _say_goodbye(scope, receive, send)
     else:
         await _echo(scope, receive, send)
 
@@ -66,6 +70,22 @@ async def _echo(scope: Message, receive: Receive, send: Send) -> None:
             _ends.append(message)
             return
         await send({**message, "type": "websocket.send"})
+
+
+async def _say_goodbye(scope: Message, receive: Receive, send: Send) -> None:
+    """Echo, and when the server stops tell where to go, and close."""
+    await _accept(scope, send)
+    end = asyncio.create_task(draining())
+    while True:
+        event = asyncio.ensure_future(receive())
+        await asyncio.wait((event, end), return_when=asyncio.FIRST_COMPLETED)
+        if not event.done():
+            event.cancel()
+            break
+        await send({**event.result(), "type": "websocket.send"})
+    await send({"type": "websocket.send", "text": "come back"})
+    _ends.append(await receive())
+    await send({"type": "websocket.close", "code": 4001})
 
 
 async def _report(path: str, send: Send) -> None:

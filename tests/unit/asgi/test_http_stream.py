@@ -259,6 +259,7 @@ def test_old_clients_get_what_they_understand(serve: Serve) -> None:
 
     assert "1.0" == served.app.scope["http_version"]
     assert {
+        "daphne_like.draining",
         "http.response.pathsend",
         "http.response.zerocopysend",
     } == set(served.app.scope["extensions"])

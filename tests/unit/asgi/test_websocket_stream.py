@@ -115,7 +115,10 @@ def test_the_scope(serve: Serve) -> None:
         "server": ["192.0.2.1", 8000],
         "subprotocols": ["one", "two", "three"],
         "state": {"key": "value"},
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {
+            "daphne_like.draining": {"begun": False},
+            "websocket.http.response": {},
+        },
     } == scope
     assert [b"one, two", b"three"] == [
         value for name, value in headers if name == b"sec-websocket-protocol"

@@ -318,7 +318,9 @@ class FakeSystem:
             for _ in range(2)
         ]
 
-    def bind(self, family: int, address: tuple[str, int], beside: object) -> Any:
+    def bind(
+        self, family: int, address: tuple[str, int], beside: object, reuse_port: bool
+    ) -> Any:
         """Bind, or fail as the test has said."""
         if self.failures and (number := self.failures.pop(0)):
             raise OSError(number, os.strerror(number))

@@ -365,7 +365,7 @@ def test_a_slow_reader_is_not_taken_for_one_that_is_gone(serve: Serve) -> None:
 
     async def large(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start())
-        await send(body(bytes(200_000)))
+        await send(body(bytes(600_000)))
 
     served = serve(large)
     peer = served.open((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW_BYTES))
@@ -668,7 +668,7 @@ def test_send_waits_for_a_full_transport(serve: Serve, hands: Hands) -> None:
     sending = hands.begun[0].begin_send(start(), *pieces, body())
 
     assert not sending.done()
-    assert served.transport.write_buffer_bytes() <= (64 + 64 + 2) * 1024
+    assert served.transport.write_buffer_bytes() <= (64 + 256 + 2) * 1024
 
     served.transport.read_on()
     served.settle()

@@ -99,6 +99,7 @@ class Scene:
         messages: What it has received.
         ended: Code and reason, once it is over.
         pause_at: The user takes no more after so many messages.
+        is_patient: The user closes by itself when the server stops.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Scene:
         self.messages: list[str | bytes] = []
         self.ended: tuple[int, str] | None = None
         self.pause_at = inf
+        self.is_patient = False
         self.connection = WebSocketConnection(
             self.context, self, Deflate(deflate, settings) if deflate else None
         )
@@ -138,6 +140,10 @@ class Scene:
         """Keep how it ended; it is told once."""
         assert self.ended is None
         self.ended = code, reason
+
+    def says_goodbye(self) -> bool:
+        """Tell what the test says."""
+        return self.is_patient
 
     # What the peer and the time do.
 
@@ -1452,6 +1458,18 @@ def test_draining_closes(code: int) -> None:
 
     assert (code, "") == scene.ended
     assert ["end"] == scene.tunnel.calls
+
+
+def test_draining_lets_the_user_close() -> None:
+    """Who says goodbye is not interrupted, until patience is at its end."""
+    scene = Scene()
+    scene.is_patient = True
+    scene.connection.drain()
+    assert [] == scene.frames
+
+    scene.is_patient = False
+    scene.connection.drain()
+    assert [Frame(True, 0, CLOSE, close_payload(1001))] == scene.frames
 
 
 @pytest.mark.parametrize(
