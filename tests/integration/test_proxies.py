@@ -24,6 +24,7 @@ from server_process import LOOPS, Serve, ServerProcess, serving_until_done
 from websockets.sync.client import connect as connect_websocket
 
 PAGE = Page("proxies.md")
+THROUGH, ENDED = (text for text in PAGE.blocks("text") if text.startswith("defaults\n"))
 APPLICATION = "applications.proxied:application"
 TLS_1_3 = 0x0304
 # Each has an address of its own, as clients have.
@@ -123,7 +124,7 @@ def through(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bo
     assert set(here) <= set(options)
     server = serve(APPLICATION, *(here.get(option, option) for option in options))
     configuration = PAGE.replaced(
-        PAGE.blocks("haproxy")[0],
+        THROUGH,
         {"bind :443": f"bind fd@{fd}", "10.0.0.5:8443": f"127.0.0.1:{server.port}"},
     )
     return server, configuration, True
@@ -135,7 +136,7 @@ def through_v1(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str,
         APPLICATION, "-e", "tcp:0:interface=127.0.0.1:proxyProtocol=yes", "-v2"
     )
     configuration = PAGE.replaced(
-        PAGE.blocks("haproxy")[0],
+        THROUGH,
         {
             "bind :443": f"bind fd@{fd}",
             "10.0.0.5:8443": f"127.0.0.1:{server.port}",
@@ -152,7 +153,7 @@ def ended(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bool
     options[options.index("/run/app/app.sock")] = path
     server = serve(APPLICATION, *options)
     configuration = PAGE.replaced(
-        PAGE.blocks("haproxy")[1],
+        ENDED,
         {
             "bind :443 ssl": f"bind fd@{fd} ssl verify optional ca-file {files.root}",
             "/etc/ssl/example.org.pem": str(files.server),
@@ -276,6 +277,24 @@ def test_what_haproxy_knows_of_tls(site: Site, files: Files) -> None:
     assert proxy["unique_id"] != without["proxy"]["unique_id"]
 
 
+def test_haproxy_that_reads_http(serve: Serve, tmp_path: Path) -> None:
+    """Then, too, no client is taken for another one: it keeps connections for each."""
+    find_program("haproxy")
+    server = serve(APPLICATION, "-b", "127.0.0.1", "-p", "0", "--proxy-protocol")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        configuration = PAGE.replaced(
+            THROUGH,
+            {
+                "mode tcp": "mode http",
+                "bind :443": f"bind fd@{listening.fileno()}",
+                "balance leastconn": "http-reuse always",
+                "10.0.0.5:8443": f"127.0.0.1:{server.port}",
+            },
+        )
+        with running_haproxy(configuration, tmp_path, [listening]):
+            test_many_clients_at_once(Site(server, listening.getsockname()[1]))
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
 def test_health_checks_of_haproxys(
@@ -323,7 +342,7 @@ def test_a_proxy_behind_a_proxy(serve: Serve, tmp_path: Path) -> None:
             for _ in range(2)
         )
         configuration = PAGE.replaced(
-            PAGE.blocks("haproxy")[0],
+            THROUGH,
             {
                 "bind :443": f"bind fd@{balancer.fileno()}",
                 "10.0.0.5:8443": f"127.0.0.1:{server.port}",
@@ -392,7 +411,7 @@ def test_silence_is_cut(serve: Serve) -> None:
         except ConnectionResetError:
             pass
 
-    server.wait_for_log("no header came in time")
+    server.wait_for_log("no complete header came in time")
 
 
 def test_one_listener_of_two(serve: Serve) -> None:

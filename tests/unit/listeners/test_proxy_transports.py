@@ -341,6 +341,15 @@ def test_a_mistake_is_a_warning_once(log: RecordedLog) -> None:
     assert "203.0.113.66" in second
 
 
+def test_warnings_have_a_limit(log: RecordedLog) -> None:
+    """Not even a peer that finds always new mistakes fills the log."""
+    listener = Listener()
+    for command in range(0x30, 0x70):
+        listener.accept().deliver(v2(TCP4, command=command))
+
+    assert 20 == len(log.take())
+
+
 @pytest.mark.parametrize("beginning", [b"", HEADER[:-1]])
 def test_a_header_has_a_deadline(beginning: bytes, log: RecordedLog) -> None:
     """Whoever is silent, or slow, is cut."""
@@ -356,8 +365,7 @@ def test_a_header_has_a_deadline(beginning: bytes, log: RecordedLog) -> None:
 
     asyncio.run(asyncio.wait_for(wait(), 20))
     (line,) = log.take()
-    expected = "no complete header" if beginning else "no header"
-    assert line.endswith(f"{expected} came in time")
+    assert line.endswith("no complete header came in time")
 
 
 def test_the_deadline_ends_with_the_header() -> None:
@@ -399,7 +407,10 @@ def test_the_silent_give_way(monkeypatch: pytest.MonkeyPatch, log: RecordedLog) 
 
 
 def test_a_stopping_listener_waits_for_the_last_headers(log: RecordedLog) -> None:
-    """A request which is on its way is served; who stays silent is closed soon."""
+    """
+    A request which is on its way is served; who stays silent is closed soon, of which
+    nobody need be warned.
+    """
 
     async def stop() -> None:
         listener = Listener()
@@ -413,7 +424,7 @@ def test_a_stopping_listener_waits_for_the_last_headers(log: RecordedLog) -> Non
         assert not prompt.ended
 
     asyncio.run(asyncio.wait_for(stop(), 20))
-    log.take()
+    assert [] == log.take()
 
 
 # With real sockets and loops
