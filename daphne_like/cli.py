@@ -32,6 +32,7 @@ from daphne_like.settings import (
 if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.server import Server
+    from daphne_like.supervisor.worker import Assignment
 
 __all__ = ["CommandLineInterface", "limit_threads"]
 
@@ -82,7 +83,8 @@ class CommandLineInterface:
                 "Durations are seconds, or have a unit: 500ms, 30s, 5m, 1h, 1d. "
                 "In square brackets stands the environment variable for the same "
                 "setting. The command line wins over the environment, and that over "
-                "the file."
+                "the file. A running server is asked and ordered by "
+                "%(prog)s ctl --help."
             ),
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
@@ -102,8 +104,12 @@ class CommandLineInterface:
     @classmethod
     def entrypoint(cls) -> NoReturn:
         """Run with the arguments of the process, and end it."""
+        cls._end_process(lambda: cls().run(sys.argv[1:]))
+
+    @staticmethod
+    def _end_process(run: Callable[[], int]) -> NoReturn:
         try:
-            sys.exit(cls().run(sys.argv[1:]))
+            sys.exit(run())
         except SystemExit as end:
             limit_threads(end)
             raise
@@ -118,9 +124,22 @@ class CommandLineInterface:
         Raises:
             SystemExit: The arguments are wrong (2), or asked for help or version.
         """
-        try:
+        if args[:1] == ["ctl"]:
+            # Without Twisted, for people who wait at a terminal.
+            from daphne_like.operations import ctl
+
+            return ctl.main(args[1:])
+
+        def serve() -> int:
             settings = self.read_settings(args)
             return 0 if settings is None else self._serve(settings)
+
+        return self._report_errors(serve)
+
+    def _report_errors(self, serve: Callable[[], int]) -> int:
+        """Show what kept the server from starting; return the exit status."""
+        try:
+            return serve()
         except SettingsError as error:
             self.parser.error(str(error))
         except ApplicationLoadError as error:
@@ -174,22 +193,46 @@ class CommandLineInterface:
 
         settings = set_up(settings)
         configure_logging(settings.log)
+        with PidFile(settings.process.pid_file):
+            return self._run(settings)
+
+    def _run(self, settings: Settings) -> int:
+        if settings.workers.supervised:
+            from daphne_like.supervisor import supervisor
+
+            return supervisor.run(settings, self)
 
         from daphne_like import server
+
+        server.run(settings, lambda: self.load_application(settings), self.make_server)
+        return 0
+
+    def run_as_worker(self, assignment: Assignment) -> NoReturn:
+        """Serve in a process which a supervisor has started, and end it."""
+        from daphne_like.supervisor import worker
+
+        def serve() -> int:
+            worker.serve(assignment, self)
+            return 0
+
+        self._end_process(lambda: self._report_errors(serve))
+
+    def load_application(self, settings: Settings) -> ASGIApplication:
+        """
+        Return the application of the settings, ready to be served.
+
+        Raises:
+            ApplicationLoadError: There is none.
+        """
         from daphne_like.asgi.loading import load_application
 
-        def load() -> ASGIApplication:
-            try:
-                return load_application(settings.app, self.load_asgi_app)
-            except ApplicationLoadError as error:
-                if settings.app.daphne_compat and error.__cause__ is not None:
-                    # As it is: Daphne's callers catch what imports raise.
-                    raise error.__cause__ from None
-                raise
-
-        with PidFile(settings.process.pid_file):
-            server.run(settings, load, self.make_server)
-        return 0
+        try:
+            return load_application(settings.app, self.load_asgi_app)
+        except ApplicationLoadError as error:
+            if settings.app.daphne_compat and error.__cause__ is not None:
+                # As it is: Daphne's callers catch what imports raise.
+                raise error.__cause__ from None
+            raise
 
     def make_server(self, application: ASGIApplication, settings: Settings) -> Server:
         """Return the server; see ``server_class``."""

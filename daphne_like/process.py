@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Runnable",
+    "Superior",
     "join_reactor",
     "notifier_of_systemd",
     "run_until_stopped",
@@ -93,12 +94,38 @@ class Runnable(Protocol):
         """Make a shutdown wait no longer for what is in flight."""
 
 
+class Superior(Protocol):
+    """Whoever wants to hear how the process is: systemd, or a supervisor."""
+
+    def starting(self, loop: asyncio.AbstractEventLoop, longest: float) -> None:
+        """Hear that the application starts, and within how many seconds."""
+
+    def ready(self, status: str) -> None:
+        """Hear that clients are served, and how."""
+
+    def reloading(self) -> None:
+        """Hear that files are read again."""
+
+    def reloaded(self, status: str) -> None:
+        """Hear that this is done, and how clients are served."""
+
+    def stopping(self, status: Callable[[], str], longest: float) -> None:
+        """Hear that the process ends: what it waits for, and how many seconds."""
+
+    def failed(self, error: BaseException) -> None:
+        """Hear why it can't start, or go on."""
+
+    def close(self) -> None:
+        """Hear that all is over."""
+
+
 def run_until_stopped(
     server: Runnable,
     loop: str = "auto",
     *,
     debug: bool = False,
     signal_handlers: bool = True,
+    supervisor: Superior | None = None,
 ) -> None:
     """
     Run a server and the reactor until a signal, ``reactor.stop`` or a failure.
@@ -109,6 +136,8 @@ def run_until_stopped(
         debug: Whether asyncio watches for slow callbacks and misuse.
         signal_handlers: Whether signals are obeyed; only possible in the main
             thread.
+        supervisor: Watches over this process from another one, and obeys the
+            signals in its stead, except for SIGTERM.
 
     Raises:
         SettingsError: ``ASGI_THREADS`` is no number, or a reactor that doesn't
@@ -118,7 +147,7 @@ def run_until_stopped(
     reactor = install(loop)
     bridge_twisted_logging()
     _raise_descriptor_limit()
-    _Process(server, reactor, threads, debug).run(signal_handlers)
+    _Process(server, reactor, threads, debug, supervisor).run(signal_handlers)
 
 
 def with_sockets_of_systemd(settings: Settings) -> Settings:
@@ -178,10 +207,16 @@ class _Process:
     """The reactor with one server in it."""
 
     def __init__(
-        self, server: Runnable, reactor: Any, threads: int, debug: bool
+        self,
+        server: Runnable,
+        reactor: Any,
+        threads: int,
+        debug: bool,
+        supervisor: Superior | None = None,
     ) -> None:
         self._server = server
-        self._notifier = notifier_of_systemd()
+        self._supervised = supervisor is not None
+        self._notifier = supervisor or notifier_of_systemd()
         self._reactor = reactor
         self._threads = threads
         self._debug = debug
@@ -192,6 +227,8 @@ class _Process:
 
     @property
     def _signals_used(self) -> tuple[signal.Signals, ...]:
+        if self._supervised:
+            return (signal.SIGTERM,)
         reloads = self._server.can_reload or self._notifier is not None
         if reloads and hasattr(signal, "SIGHUP"):
             return (*_STOP_SIGNALS, signal.SIGHUP)
@@ -295,6 +332,8 @@ class _Process:
         reap_children(self._reactor)
 
     def _signalled(self, number: int, frame: object) -> None:
+        if self._supervised and self._signals:
+            return  # systemd and the supervisor may send one each
         self._signals += 1
         if self._signals > 2:
             os.write(2, b"daphne-like: third signal, leaving at once\n")

@@ -31,6 +31,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 
 from daphne_like import process, reactor
+from daphne_like.asgi.applications import CountingManager
 from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
@@ -46,7 +47,11 @@ from daphne_like.listeners.endpoints import (
 )
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
-from daphne_like.observability.logs import bridge_twisted_logging, join_daphne_loggers
+from daphne_like.observability.logs import (
+    bridge_twisted_logging,
+    join_daphne_loggers,
+    reopen_log_files,
+)
 from daphne_like.process_setup import become_user, will_become_user
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
@@ -61,7 +66,8 @@ from daphne_like.winding_down import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import socket
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
@@ -71,9 +77,11 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.operations.listener import OperationsListener
+    from daphne_like.process import Superior
     from daphne_like.settings import BindSettings, LogSettings
 
-__all__ = ["Server", "run"]
+__all__ = ["Server", "longest_stop", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -147,26 +155,34 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        self._endpoints = configured_endpoints(settings.bind, settings.tls)
-        self._redirects = redirect_endpoints(settings.tls.redirect_https, settings.bind)
+        self._endpoints = configured_endpoints(
+            settings.bind, settings.tls, settings.proxy
+        )
+        self._redirects = redirect_endpoints(
+            settings.tls.redirect_https, settings.bind, settings.proxy
+        )
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
         self.restarting = False
+        self._supervisor: Superior | None = None
         # The reactor from run() on; stop() may come at any time, in any thread.
         self._running_reactor: Any = None
         self._running_lock = threading.Lock()
         # The server's life, and what it waits for.
         self._life: asyncio.Task[None] | None = None
+        self._manager: ApplicationManager | None = None
+        self._access_log: AccessLog | None = None
         self._serving = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._patience_lost = asyncio.Event()
@@ -205,7 +221,23 @@ class Server(Service):
     @property
     def _own_endpoints(self) -> list[SocketEndpoint]:
         pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
+        own = [endpoint for _, endpoint in pairs if endpoint is not None]
+        return own if self._operations is None else [*own, *self._operations.endpoints]
+
+    def join_supervisor(
+        self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
+    ) -> None:
+        """
+        Serve as a worker, among others: before :meth:`run`.
+
+        Args:
+            supervisor: Watches over this process.
+            sockets: What it has bound: for each endpoint, and for each that
+                redirects, in the order of the settings.
+        """
+        self._supervisor = supervisor
+        for endpoint, bound in zip(self._own_endpoints, sockets, strict=True):
+            endpoint.adopt(bound)
 
     def startService(self) -> None:
         """
@@ -239,6 +271,40 @@ class Server(Service):
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
+
+    # -- For operators -------------------------------------------------------
+
+    def _operations_listener(self) -> OperationsListener | None:
+        """Make what answers operators, unless a supervisor does, or nobody asks."""
+        settings = self.settings.operations
+        if settings.metrics is None and settings.control_socket is None:
+            return None
+        if self.settings.workers.supervised:
+            return None
+        from daphne_like.operations.listener import OperationsListener
+        from daphne_like.operations.one_process import OneProcess
+
+        return OperationsListener(OneProcess(self), settings)
+
+    def _no_connections(self) -> Connections:
+        """Begin to keep the live connections."""
+        if self.settings.operations.control_socket is None:
+            return Connections()
+        from daphne_like.operations.tables import WatchedConnections
+
+        return WatchedConnections()
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        if self._stop_asked.is_set():
+            return "draining"
+        return "ready" if self._serving.is_set() else "starting"
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many applications are running."""
+        return 0 if self._manager is None else len(self._manager.running)
 
     async def startup(self) -> None:
         """
@@ -288,6 +354,18 @@ class Server(Service):
         )
         return list(dict.fromkeys(tls for tls in found if tls is not None))
 
+    def reopen_logs(self) -> None:
+        """Open files of logs anew, after a rotation has moved them."""
+        reopen_log_files()
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    @property
+    def requests(self) -> int:
+        """How many requests came; counted in workers only."""
+        manager = self._manager
+        return manager.started if isinstance(manager, CountingManager) else 0
+
     @property
     def longest_start(self) -> float:
         """The seconds after which :meth:`startup` gives up."""
@@ -296,12 +374,7 @@ class Server(Service):
     @property
     def longest_stop(self) -> float:
         """The seconds which :meth:`shutdown` may take."""
-        return (
-            self.settings.lifecycle.timeout_graceful_shutdown
-            + CANCEL_TIMEOUT
-            + 2 * FLUSH_TIMEOUT
-            + (self.settings.app.timeout_shutdown or inf)
-        )
+        return longest_stop(self.settings)
 
     def force(self) -> None:
         """Make :meth:`shutdown` wait no longer for what is in flight."""
@@ -311,7 +384,8 @@ class Server(Service):
         if self._life is not None and not self._life.done():
             raise RuntimeError("the server has been started already")
         self.failure = None
-        self.connections = Connections()
+        self.connections = self._no_connections()
+        self._manager = None
         for event in (self._serving, self._stop_asked, self._patience_lost):
             event.clear()
         self._life = asyncio.ensure_future(self._live())
@@ -340,10 +414,14 @@ class Server(Service):
         async with AsyncExitStack() as ending:
             notice = ending.enter_context(DrainNotice())
             access_log = _open_access_log(settings.log, self._action_logger)
+            self._access_log = access_log
             if access_log is not None:
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
             self._bind()
+            if self._operations is not None:
+                ending.push_async_callback(self._operations.stop)
+                await self._operations.start()
 
             lifespan = Lifespan(
                 self._application,
@@ -364,6 +442,7 @@ class Server(Service):
                 leaving_code=lambda: 1012 if self.restarting else 1001,
                 drain_notice=notice,
             )
+            self._manager = serving.manager
             duties = [*serving.duties]
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
@@ -450,7 +529,9 @@ class Server(Service):
         versions = _VERSIONS[self.settings.http2.http]
         for item, url in self._items_and_urls():
             what = "to https" if item in self._redirects else versions
-            _logger.info("Listening on %s (%s, %s)", url, what, kind)
+            # With workers the supervisor tells it, once.
+            level = logging.INFO if self._supervisor is None else logging.DEBUG
+            _logger.log(level, "Listening on %s (%s, %s)", url, what, kind)
 
     @property
     def urls(self) -> list[str]:
@@ -491,6 +572,7 @@ class Server(Service):
             self.settings.lifecycle.loop,
             debug=self.settings.log.verbosity >= 3,
             signal_handlers=self._signal_handlers,
+            supervisor=self._supervisor,
         )
         self._exit_if_failed()
 
@@ -550,6 +632,7 @@ def run(
     settings: Settings | None = None,
     load_application: Callable[[], ASGIApplication] | None = None,
     make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
+    prepare: Callable[[Server], object] | None = None,
 ) -> None:
     """
     Serve in a process of its own until a signal comes.
@@ -560,6 +643,7 @@ def run(
             It is called when the reactor is installed, since applications may
             import that.
         make_server: Returns the server, where another class is to be used.
+        prepare: Gets the server before it runs.
 
     Raises:
         SystemExit: The server could not start; with the exit status.
@@ -591,6 +675,8 @@ def run(
         if bound is not None:
             server._take_over(bound)
             bound = None
+        if prepare is not None:
+            prepare(server)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
@@ -601,6 +687,16 @@ def run(
         if bound is not None:
             bound.close()
     server.run()
+
+
+def longest_stop(settings: Settings) -> float:
+    """Tell how many seconds a server may take to stop."""
+    return (
+        settings.lifecycle.timeout_graceful_shutdown
+        + CANCEL_TIMEOUT
+        + 2 * FLUSH_TIMEOUT
+        + (settings.app.timeout_shutdown or inf)
+    )
 
 
 # -- The parts -----------------------------------------------------------------
@@ -618,9 +714,9 @@ class _Bound:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.endpoints = configured_endpoints(settings.bind, settings.tls)
-        redirect = settings.tls.redirect_https
-        self.redirects = redirect_endpoints(redirect, settings.bind)
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self.endpoints = configured_endpoints(bind, tls, proxy)
+        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
         try:
             bind_all(self._own)
         except BaseException:

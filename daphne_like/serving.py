@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
 
-from daphne_like.asgi.applications import ApplicationManager
+from daphne_like.asgi.applications import ApplicationManager, CountingManager
 from daphne_like.asgi.error_pages import html_page
 from daphne_like.asgi.exchange import ExchangeContext, with_drain_state
 from daphne_like.asgi.forwarded import DaphneForwardedPolicy, ForwardedPolicy
@@ -86,7 +86,10 @@ class Serving:
         loop = asyncio.get_running_loop()
         wheel = DeadlineWheel(loop.time)
         headers = _default_headers(settings.http)
-        self.manager = ApplicationManager(application, loop)
+        # A supervisor replaces workers by what they have done.
+        counts = settings.workers.supervised
+        manager_class = CountingManager if counts else ApplicationManager
+        self.manager: ApplicationManager = manager_class(application, loop)
         self.connections = Connections() if connections is None else connections
         self.duties: Sequence[Callable[[], object]] = (wheel.tick, headers.refresh)
         self._exchanges = self._exchange_context(
@@ -200,7 +203,7 @@ def _forwarded_policy(settings: Settings) -> ForwardedPolicy | None:
     compat, proxy = settings.app.daphne_compat, settings.proxy
     kind = DaphneForwardedPolicy if compat else ForwardedPolicy
     policy = kind.from_settings(proxy)
-    if policy is not None and policy.trusts_everyone and proxy.proxy_headers:
+    if policy is not None and policy.peers.everyone and proxy.proxy_headers:
         _logger.warning(
             "forwarded_allow_ips holds *%s: whoever can connect chooses the client "
             "address and the scheme which the application sees",

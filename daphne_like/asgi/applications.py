@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from daphne_like.asgi.drain_notice import DrainListener
     from daphne_like.asgi.types import ASGIApplication, Message, Scope
 
-__all__ = ["ApplicationInstance", "ApplicationManager", "log_error"]
+__all__ = [
+    "ApplicationInstance",
+    "ApplicationManager",
+    "CountingManager",
+    "log_error",
+]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -194,6 +199,31 @@ class ApplicationManager:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class CountingManager(ApplicationManager):
+    """
+    Counts, too; only those pay for it who want to know.
+
+    Attributes:
+        started: How many instances it has started.
+    """
+
+    def __init__(
+        self, application: ASGIApplication, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(application, loop)
+        self.started = 0
+
+    def start(
+        self,
+        instance: ApplicationInstance,
+        scope: Scope,
+        listener: DrainListener | None = None,
+    ) -> None:
+        """Run the application for ``scope``, and count it."""
+        self.started += 1
+        super().start(instance, scope, listener)
 
 
 # -- Errors ------------------------------------------------------------------

@@ -194,7 +194,11 @@ class Exchange:
         if origin.headers is not head.headers:
             self.head = head.with_headers(origin.headers)
         self._connection = Connection(
-            origin.client, connection.server, origin.scheme, connection.tls
+            origin.client,
+            connection.server,
+            origin.scheme,
+            connection.tls,
+            connection.proxy,
         )
         told = origin.root_path
         return self._context.root_path if told is None else told

@@ -4,39 +4,42 @@ What a trusted proxy says about the client, in the place of what the socket says
 A proxy in front hides the client: the peer of our connection is the proxy, and
 the scheme is that of its connection to us. It passes the truth on in headers,
 which anybody else can send too. So they are believed from the peers of a trust
-list only, and ``X-Forwarded-For`` is read from the right: each proxy appends the
-peer it saw, so the first address from the right that isn't one of our proxies
-was seen by one of them. Whatever stands left of it may be the client's invention
-(CWE-348, spoofing of the source address).
+list only, and chains are read from the right: each proxy appends the peer it saw, so
+the first address from the right that isn't one of our proxies was seen by one of
+them. Whatever stands left of it may be the client's invention (CWE-348, spoofing of
+the source address).
 
-``X-Forwarded-*`` have no RFC; Daphne's options name the headers.
+``X-Forwarded-*`` have no RFC; Daphne's options name the headers. ``Forwarded`` is RFC
+7239's. A proxy writes one kind, and mostly lets clients write the other. So only one
+kind counts for a request, and which one is a setting.
 
 Tests: ``tests/unit/test_forwarded.py``.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from daphne_like.trusted_peers import TrustedPeers
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from daphne_like.settings import ProxySettings
 
 __all__ = ["DaphneForwardedPolicy", "Forwarded", "ForwardedPolicy"]
 
 Address = tuple[str, int]
 Headers = list[tuple[bytes, bytes]]
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _ROOT_PATH = b"daphne-root-path"
+_FORWARDED = b"forwarded"
+_HOST = b"host"
 
-# Parsing an address and looking for it in a few networks takes some
-# microseconds; proxies are few and clients come back. A flood of addresses
-# makes the cache useless, never large.
-_CACHED_ADDRESSES = 1024
+_SCHEMES = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 
 # An element of X-Forwarded-For: an address, or an address and a port, which for
 # IPv6 needs brackets. ipaddress has the last word on what looks like an address;
@@ -46,6 +49,35 @@ _ELEMENT = re.compile(
     (?: \[ ([0-9a-fA-F:.]{2,45}) \] | ([0-9.]{7,15}) ) (?: :([0-9]{1,5}) )?
     | ([0-9a-fA-F:.]{2,45})
     """,
+    re.VERBOSE,
+)
+
+# RFC 7239 section 6: an address, which for IPv6 needs brackets, and a port, which may
+# be a name.
+_NODE = re.compile(
+    rb"""
+    (?: \[ ([0-9a-fA-F:.]{2,45}) \] | ([0-9.]{7,15}) )
+    (?: :(?: ([0-9]{1,5}) | _[A-Za-z0-9._-]+ ) )?
+    """,
+    re.VERBOSE,
+)
+
+# RFC 7239 section 4, the last pair of an element, read from its end: else a client
+# could begin a quoted string which swallows what the proxy has appended. Without
+# escapes, which no address, name or scheme needs, that has one meaning only.
+_LAST_PAIR_REVERSED = re.compile(
+    rb"""
+    [ \t]* (?: "([^"\\]*)" | ([!#$%&'*+.^_`|~0-9A-Za-z-]+) )
+    = ([!#$%&'*+.^_`|~0-9A-Za-z-]+) [ \t]*
+    (?: (;) | ,[ ,\t]* | \Z )
+    """,
+    re.VERBOSE,
+)
+
+# RFC 9110 section 7.2, as strict as the names of hosts are: applications make URLs
+# of it.
+_AUTHORITY = re.compile(
+    rb"(?: [A-Za-z0-9._-]{1,255} | \[ [0-9a-fA-F:.]{2,45} \] ) (?: :[0-9]{1,5} )?",
     re.VERBOSE,
 )
 
@@ -63,14 +95,8 @@ class Forwarded(NamedTuple):
     """The root path the proxy gave, decoded; None leaves the one of the settings."""
 
     headers: Headers
-    """The headers for the scope: those received, without ``Daphne-Root-Path``."""
-
-
-class _Hop(NamedTuple):
-    """An address in a chain of proxies."""
-
-    address: str
-    trusted: bool
+    """The headers for the scope: those received, without ``Daphne-Root-Path``, and
+    with the ``Host`` which the client asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +107,11 @@ class ForwardedPolicy:
     Made once from the settings; asked for each request by one thread.
     """
 
-    networks: tuple[_Network, ...]
-    """Trusted networks; an address alone is a network of one."""
+    peers: TrustedPeers
+    """Who is believed."""
 
-    trusts_unix: bool
-    """Whether peers on Unix sockets are believed: they passed file permissions."""
-
-    trusts_everyone: bool
-    """Whether all peers are believed. Any client can then choose its address, so
-    the caller warns at start; right only where nobody but proxies can connect."""
+    names: frozenset[bytes]
+    """Lower-case names of all headers which are read."""
 
     address_header: bytes
     """Lower-case name of the header with the chain of addresses."""
@@ -100,9 +122,11 @@ class ForwardedPolicy:
     proto_header: bytes
     """Lower-case name of the header with the client's scheme; empty for none."""
 
-    _hops: dict[str, _Hop | None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    authority_header: bytes
+    """Lower-case name of the header with the host asked for; empty for none."""
+
+    prefix_header: bytes
+    """Lower-case name of the header with the root path; empty for none."""
 
     @classmethod
     def from_settings(cls, settings: ProxySettings) -> ForwardedPolicy | None:
@@ -115,19 +139,7 @@ class ForwardedPolicy:
         """
         if not settings.proxy_headers:
             return None
-        trusted = settings.forwarded_allow_ips
-        return cls(
-            networks=tuple(
-                ipaddress.ip_network(entry)
-                for entry in trusted
-                if entry not in ("*", "unix")
-            ),
-            trusts_unix="unix" in trusted,
-            trusts_everyone="*" in trusted,
-            address_header=settings.proxy_headers_host.lower().encode(),
-            port_header=settings.proxy_headers_port.lower().encode(),
-            proto_header=settings.proxy_headers_proto.lower().encode(),
-        )
+        return cls(*_parts(settings))
 
     def resolve(self, peer: Address | None, scheme: str, headers: Headers) -> Forwarded:
         """
@@ -144,40 +156,49 @@ class ForwardedPolicy:
             What a trusted peer says, or what was given where it says nothing
             that can be understood. Never raises, whatever the values hold.
         """
-        if not self.trusts(peer):
+        if not self.peers.trusts(None if peer is None else peer[0]):
             return Forwarded(peer, scheme, None, headers)
-        addresses: list[bytes] = []
-        ports: list[bytes] = []
-        protos: list[bytes] = []
-        root_path: str | None = None
+        names = self.names
+        told: dict[bytes, list[bytes]] = {}
         for name, value in headers:
-            if name == self.address_header:
-                addresses.append(value)
-            elif name == self.port_header:
-                ports.append(value)
-            elif name == self.proto_header:
-                protos.append(value)
-            elif name == _ROOT_PATH:
-                # The last one is the nearest proxy's, should an earlier one
-                # have passed a client's header on.
-                root_path = unquote_to_bytes(value).decode("utf-8", "replace")
-        client = peer
-        if addresses:
-            client = self._client(addresses, ports) or peer
-        if protos:
-            scheme = _scheme(protos) or scheme
-        if root_path is not None:
-            headers = [header for header in headers if header[0] != _ROOT_PATH]
-        return Forwarded(client, scheme, root_path, headers)
+            if name in names:
+                told.setdefault(name, []).append(value)
+        if not told:
+            return Forwarded(peer, scheme, None, headers)
+        if _FORWARDED in told:
+            seen = self._read_forwarded(told[_FORWARDED])
+        else:
+            seen = self._read_others(told)
+        return Forwarded(
+            seen.client or peer,
+            seen.scheme or scheme,
+            self._root_path(told),
+            _with_authority(headers, seen.authority, cut=_ROOT_PATH in told),
+        )
 
-    def trusts(self, peer: Address | None) -> bool:
-        """Whether a peer is believed; None is one on a Unix socket."""
-        if self.trusts_everyone:
-            return True
-        if peer is None:
-            return self.trusts_unix
-        hop = self._hop(peer[0])
-        return hop is not None and hop.trusted
+    def _read_others(self, told: dict[bytes, list[bytes]]) -> _Seen:
+        """Read the headers which the settings name."""
+        client, scheme, authority = None, None, None
+        if addresses := told.get(self.address_header):
+            client = self._client(addresses, told.get(self.port_header, []))
+        if protos := told.get(self.proto_header):
+            scheme = _SCHEMES.get(_last_element(protos).lower())
+        if hosts := told.get(self.authority_header):
+            authority = _last_element(hosts)
+        return _Seen(client, scheme, authority)
+
+    def _root_path(self, told: dict[bytes, list[bytes]]) -> str | None:
+        """Read where the application is published; None when nobody says that."""
+        if prefixes := told.get(self.prefix_header):
+            prefix = _decoded(_last_element(prefixes)).rstrip("/")
+            # Two slashes would make a host of what follows, in a redirect.
+            if re.match(r"/[^/\\]|\Z", prefix):
+                return prefix
+        if root_paths := told.get(_ROOT_PATH):
+            # The last one is the nearest proxy's, should an earlier one have passed
+            # a client's header on.
+            return _decoded(root_paths[-1])
+        return None
 
     def _client(self, addresses: list[bytes], ports: list[bytes]) -> Address | None:
         """
@@ -201,7 +222,7 @@ class ForwardedPolicy:
                 # by anyone we know.
                 break
             in_brackets, ipv4, port, bare = match.groups()
-            hop = self._hop((in_brackets or ipv4 or bare).decode("ascii"))
+            hop = self.peers.hop((in_brackets or ipv4 or bare).decode("ascii"))
             if hop is None:
                 break
             client = (hop.address, _port(port) if port else _last_port(ports))
@@ -209,34 +230,38 @@ class ForwardedPolicy:
                 break
         return client
 
-    def _hop(self, host: str) -> _Hop | None:
-        """Look up an address; None when the text isn't one."""
-        try:
-            return self._hops[host]
-        except KeyError:
-            hop = self._examine(host)
-            if len(self._hops) >= _CACHED_ADDRESSES:
-                self._hops.clear()
-            self._hops[host] = hop
-            return hop
+    def _read_forwarded(self, lines: list[bytes]) -> _Seen:
+        """
+        Walk through ``Forwarded`` as :meth:`_client` does.
 
-    def _examine(self, host: str) -> _Hop | None:
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return None
-        trusted = self.trusts_everyone or self._is_listed(address)
-        # A socket for both families shows an IPv4 peer as ::ffff:192.0.2.1.
-        mapped = getattr(address, "ipv4_mapped", None)
-        if mapped is not None:
-            address = mapped
-            trusted = trusted or self._is_listed(mapped)
-        return _Hop(str(address), trusted)
+        Each element tells what its proxy has seen, so that scheme and host are those
+        of the last element which one of ours has written: as near to the client as it
+        gets.
+        """
+        client, scheme, authority = None, None, None
+        for element in _elements_from_the_right(lines):
+            scheme = _SCHEMES.get(element.get(b"proto", b"").lower()) or scheme
+            authority = element.get(b"host") or authority
+            # RFC 7239 section 6: it may also be unknown, or a name which hides it.
+            match = _NODE.fullmatch(element.get(b"for", b""))
+            if match is None:
+                break
+            in_brackets, ipv4, port = match.groups()
+            hop = self.peers.hop((in_brackets or ipv4).decode("ascii"))
+            if hop is None:
+                break
+            client = (hop.address, _port(port or b""))
+            if not hop.trusted:
+                break
+        return _Seen(client, scheme, authority)
 
-    def _is_listed(
-        self, address: ipaddress.IPv4Address | ipaddress.IPv6Address
-    ) -> bool:
-        return any(address in network for network in self.networks)
+
+class _Seen(NamedTuple):
+    """What proxies have seen; None for what they don't tell."""
+
+    client: Address | None
+    scheme: str | None
+    authority: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +271,8 @@ class DaphneForwardedPolicy(ForwardedPolicy):
 
     The client is the left-most address, and scheme and port count only beside
     one. ``Daphne-Root-Path`` is read even where the other headers are not. Anyone
-    can write all that, and by default everyone is believed.
+    can write all that, and by default everyone is believed. What Daphne doesn't
+    know is read as ever.
     """
 
     reads_client: bool = False
@@ -255,25 +281,15 @@ class DaphneForwardedPolicy(ForwardedPolicy):
     @classmethod
     def from_settings(cls, settings: ProxySettings) -> DaphneForwardedPolicy:
         """Make the policy; there always is one."""
-        trusting = ForwardedPolicy.from_settings(replace(settings, proxy_headers=True))
-        assert trusting is not None
-        return cls(
-            trusting.networks,
-            trusting.trusts_unix,
-            trusting.trusts_everyone,
-            trusting.address_header,
-            trusting.port_header,
-            trusting.proto_header,
-            reads_client=settings.proxy_headers,
-        )
+        parts = _parts(replace(settings, proxy_headers=True))
+        return cls(*parts, reads_client=settings.proxy_headers)
 
-    def resolve(self, peer: Address | None, scheme: str, headers: Headers) -> Forwarded:
-        """Tell whom the application shall take for the client."""
-        told = ForwardedPolicy.resolve(self, peer, scheme, headers)
-        addresses = [value for name, value in headers if name == self.address_header]
-        if not (self.reads_client and addresses):
-            return told._replace(client=peer, scheme=scheme)
-        return told
+    def _read_others(self, told: dict[bytes, list[bytes]]) -> _Seen:
+        """Read scheme and client only beside an address."""
+        seen = ForwardedPolicy._read_others(self, told)
+        if self.reads_client and self.address_header in told:
+            return seen
+        return seen._replace(client=None, scheme=None)
 
     def _client(self, addresses: list[bytes], ports: list[bytes]) -> Address | None:
         """Take the left-most address; None when that is none."""
@@ -283,10 +299,81 @@ class DaphneForwardedPolicy(ForwardedPolicy):
         if match is None:
             return None
         in_brackets, ipv4, port, bare = match.groups()
-        hop = self._hop((in_brackets or ipv4 or bare).decode("ascii"))
+        hop = self.peers.hop((in_brackets or ipv4 or bare).decode("ascii"))
         if hop is None:
             return None
         return hop.address, _port(port or (ports[0] if ports else b""))
+
+
+_Parts = tuple[TrustedPeers, frozenset[bytes], bytes, bytes, bytes, bytes, bytes]
+
+
+def _parts(settings: ProxySettings) -> _Parts:
+    """Return the parts of a policy, in the order of its fields."""
+    address, port, proto, authority, prefix = (
+        name.lower().encode()
+        for name in (
+            settings.proxy_headers_host,
+            settings.proxy_headers_port,
+            settings.proxy_headers_proto,
+            settings.proxy_headers_authority,
+            settings.proxy_headers_prefix,
+        )
+    )
+    names = {_ROOT_PATH, prefix}
+    if settings.proxy_headers_forwarded != "only":
+        names |= {address, port, proto, authority}
+    if settings.proxy_headers_forwarded != "ignore":
+        names.add(_FORWARDED)
+    return (
+        TrustedPeers(settings.forwarded_allow_ips),
+        frozenset(names - {b""}),
+        *(address, port, proto, authority, prefix),
+    )
+
+
+def _elements_from_the_right(lines: list[bytes]) -> Iterator[dict[bytes, bytes]]:
+    """
+    Yield the elements of ``Forwarded``, the last one first, up to one that isn't sound.
+
+    An element is a dict of lower-case names and values.
+    """
+    text = b",".join(lines)[::-1]
+    element: dict[bytes, bytes] = {}
+    position = len(text) - len(text.lstrip(b", \t"))
+    while match := _LAST_PAIR_REVERSED.match(text, position):
+        quoted, token, name, before = match.groups()
+        name = name[::-1].lower()
+        # RFC 7239 section 4: "Each parameter MUST NOT occur more than once".
+        if name in element:
+            return
+        element[name] = (token if quoted is None else quoted)[::-1]
+        position = match.end()
+        if before != b";":
+            yield element
+            element = {}
+
+
+def _with_authority(headers: Headers, authority: bytes | None, *, cut: bool) -> Headers:
+    """
+    Return the headers for the scope.
+
+    Args:
+        headers: Those received.
+        authority: The host which the client asked for, if that is known.
+        cut: Whether there is a ``Daphne-Root-Path``, which nobody is to see.
+    """
+    if authority is not None and not _AUTHORITY.fullmatch(authority):
+        authority = None
+    if authority is None and not cut:
+        return headers
+    hidden = {_ROOT_PATH} if authority is None else {_ROOT_PATH, _HOST}
+    shown = [header for header in headers if header[0] not in hidden]
+    return shown if authority is None else [(_HOST, authority), *shown]
+
+
+def _decoded(path: bytes) -> str:
+    return unquote_to_bytes(path).decode("utf-8", "replace")
 
 
 def _port(text: bytes) -> int:
@@ -300,12 +387,6 @@ def _port(text: bytes) -> int:
 
 def _last_port(lines: list[bytes]) -> int:
     return _port(_last_element(lines)) if lines else 0
-
-
-def _scheme(lines: list[bytes]) -> str | None:
-    """The scheme the nearest proxy saw, or None when it is no scheme of HTTP."""
-    scheme = _last_element(lines).lower()
-    return scheme.decode("ascii") if scheme in (b"http", b"https") else None
 
 
 def _last_element(lines: list[bytes]) -> bytes:

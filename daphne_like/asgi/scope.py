@@ -53,6 +53,8 @@ def http_scope(
     client, server = connection.client, connection.server
     if connection.tls is not None:
         extensions["tls"] = connection.tls.copy()
+    if connection.proxy is not None:
+        extensions["proxy_protocol"] = connection.proxy.copy()
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.5"},

@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IProtocolFactory
 
+    from daphne_like.listeners.pending import PendingConnections
+    from daphne_like.listeners.proxy_transports import ProxyPolicy
     from daphne_like.listeners.tls import ServerTLS
-    from daphne_like.listeners.tls_transports import Handshakes
-    from daphne_like.settings import BindSettings, TLSSettings
+    from daphne_like.settings import BindSettings, ProxySettings, TLSSettings
 
 __all__ = [
     "LoopPort",
@@ -130,7 +131,7 @@ def endpoint_strings(bind: BindSettings) -> list[str]:
 
 
 def configured_endpoints(
-    bind: BindSettings, tls: TLSSettings
+    bind: BindSettings, tls: TLSSettings, proxy: ProxySettings
 ) -> list[tuple[str, SocketEndpoint | None]]:
     """
     Make all endpoints of the settings, in the order of :func:`endpoint_strings`.
@@ -138,14 +139,15 @@ def configured_endpoints(
     What endpoint strings name speaks TLS where they say so. What the other options
     name does when there is a certificate. A socket of systemd's which is named
     ``http`` or ``https`` speaks that; for one that is named ``redirect`` see
-    :func:`redirect_endpoints`.
+    :func:`redirect_endpoints`. All of ours expect the PROXY protocol when the settings
+    say so, unless an endpoint string says something else.
 
     Returns:
         Strings and endpoints; ``None`` in place of those which are Twisted's.
 
     Raises:
         SettingsError: A string is malformed, or a certificate can't be used, or
-            is missing.
+            is missing; or the PROXY protocol is expected where it can't be.
     """
     secured: ServerTLS | None = None
     if tls.secures_listeners:
@@ -155,9 +157,14 @@ def configured_endpoints(
         secured = ServerTLS.from_settings(tls, obtain(bind.bind) if tls.ssl_dev else ())
     endpoints = []
     for text in endpoint_strings(bind):
-        endpoint = endpoint_from_string(text, bind.backlog, tls)
+        endpoint = endpoint_from_string(text, bind.backlog, tls, proxy)
         if endpoint is not None and endpoint.said_by_name == "redirect":
             continue
+        if endpoint is None and proxy.proxy_protocol and not _is_haproxys(text):
+            raise SettingsError(
+                f"endpoint {text!r}: proxy_protocol has no effect on endpoints of "
+                f"Twisted's; write haproxy:{text}"
+            )
         if endpoint is not None and endpoint.tls is None:
             usual = "http" if text in bind.endpoint or secured is None else "https"
             if (endpoint.said_by_name or usual) == "https":
@@ -171,7 +178,7 @@ def configured_endpoints(
 
 
 def redirect_endpoints(
-    where: str | None, bind: BindSettings
+    where: str | None, bind: BindSettings, proxy: ProxySettings
 ) -> list[tuple[str, SocketEndpoint | None]]:
     """
     Make the endpoints which only send clients elsewhere.
@@ -180,23 +187,28 @@ def redirect_endpoints(
         where: ``HOST:PORT``, or ``PORT`` for the hosts of the settings.
         bind: Those settings. Sockets of systemd's among them which are named
             ``redirect`` belong to the result.
+        proxy: Whether they expect the PROXY protocol.
     """
     endpoints: list[tuple[str, SocketEndpoint | None]] = []
     for text in endpoint_strings(bind):
         if text.startswith(("fd:", "systemd:")):
-            endpoint = endpoint_from_string(text, bind.backlog)
+            endpoint = endpoint_from_string(text, bind.backlog, proxy=proxy)
             if endpoint is not None and endpoint.said_by_name == "redirect":
                 endpoints.append((text, endpoint))
     if where is not None:
         host, _, port = where.rpartition(":")
         for name in [host] if host else bind.bind or (_DEFAULT_HOST,):
             [text] = build_endpoint_description_strings(name, int(port))
-            endpoints.append((text, endpoint_from_string(text, bind.backlog)))
+            endpoint = endpoint_from_string(text, bind.backlog, proxy=proxy)
+            endpoints.append((text, endpoint))
     return endpoints
 
 
 def endpoint_from_string(
-    description: str, backlog: int, tls: TLSSettings | None = None
+    description: str,
+    backlog: int,
+    tls: TLSSettings | None = None,
+    proxy: ProxySettings | None = None,
 ) -> SocketEndpoint | None:
     r"""
     Make the endpoint which a string describes.
@@ -205,6 +217,7 @@ def endpoint_from_string(
         description: In Twisted's notation, e.g. ``tcp:8000:interface=\:\:1``.
         backlog: Used where the string names none.
         tls: What holds for TLS where the string doesn't say it.
+        proxy: What holds for the PROXY protocol.
 
     Returns:
         ``None`` when the kind isn't ours but Twisted's.
@@ -213,17 +226,39 @@ def endpoint_from_string(
         SettingsError: The string is malformed, or names what can't be used.
     """
     words, named = _split(description)
+    if not words or words[0] not in ("ssl", "tls", *_KINDS):
+        return None
     try:
-        if words and words[0] in ("ssl", "tls"):
-            return _tls_endpoint(words, named, backlog, tls)
-        if not words or words[0] not in _KINDS:
-            return None
-        make_source, names = _KINDS[words[0]]
-        arguments = _arguments(words[1:], named, (*names, "backlog"))
-        text = arguments.pop("backlog", str(backlog))
-        return SocketEndpoint(make_source(**arguments), _backlog(text))
+        announced = _is_announced(named.pop("proxyProtocol", None), proxy)
+        endpoint = _own_endpoint(words, named, backlog, tls)
     except (ValueError, SettingsError) as error:
         raise SettingsError(f"endpoint {description!r}: {error}") from None
+    if endpoint is not None and announced:
+        from daphne_like.listeners.proxy_transports import ProxyPolicy
+        from daphne_like.settings import ProxySettings
+
+        endpoint.proxy = ProxyPolicy.from_settings(proxy or ProxySettings())
+    return endpoint
+
+
+def _is_announced(argument: str | None, proxy: ProxySettings | None) -> bool:
+    """Whether an endpoint expects the PROXY protocol."""
+    if argument is None:
+        return proxy is not None and proxy.proxy_protocol
+    if argument not in ("yes", "no"):
+        raise ValueError(f"proxyProtocol must be yes or no, not {argument!r}")
+    return argument == "yes"
+
+
+def _own_endpoint(
+    words: list[str], named: dict[str, str], backlog: int, tls: TLSSettings | None
+) -> SocketEndpoint | None:
+    if words[0] in ("ssl", "tls"):
+        return _tls_endpoint(words, named, backlog, tls)
+    make_source, names = _KINDS[words[0]]
+    arguments = _arguments(words[1:], named, (*names, "backlog"))
+    text = arguments.pop("backlog", str(backlog))
+    return SocketEndpoint(make_source(**arguments), _backlog(text))
 
 
 def twisted_endpoint(description: str, reactor: object) -> IStreamServerEndpoint:
@@ -277,9 +312,14 @@ def scheme_of(description: str, endpoint: object = None) -> str:
     """
     if isinstance(endpoint, SocketEndpoint):
         return "http" if endpoint.tls is None else "https"
-    # HAProxy's own header comes within TLS: haproxy:ssl:...
+    # With Twisted, HAProxy's header comes within TLS: haproxy:ssl:...
     kind = description.removeprefix("haproxy:").partition(":")[0]
     return "https" if kind in ("ssl", "tls") else "http"
+
+
+def _is_haproxys(description: str) -> bool:
+    """Whether Twisted reads the PROXY protocol there."""
+    return description.startswith("haproxy:")
 
 
 # -- Endpoint strings --------------------------------------------------------
@@ -418,12 +458,15 @@ class SocketSource:
         """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
         return ""
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         """
         Bind the sockets, or take them over; none listens yet.
 
         Args:
             beside: Those which this server has bound already.
+            reuse_port: Whether others may bind the same TCP port.
 
         Raises:
             OSError: The system refuses.
@@ -453,7 +496,9 @@ class _TCPSource(SocketSource):
     def takes_both_families(self) -> bool:
         return self.host == "::"
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         try:
             found = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -464,7 +509,7 @@ class _TCPSource(SocketSource):
         attempts = 1 if self.port else _PORT_ATTEMPTS
         while True:
             try:
-                return self._bind(addresses, beside)
+                return self._bind(addresses, beside, reuse_port)
             except OSError as error:
                 attempts -= 1
                 if error.errno != errno.EADDRINUSE or not attempts:
@@ -474,6 +519,7 @@ class _TCPSource(SocketSource):
         self,
         addresses: Sequence[tuple[int, tuple[Any, ...]]],
         beside: Sequence[socket.socket],
+        reuse_port: bool,
     ) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         unavailable: OSError | None = None
@@ -481,7 +527,8 @@ class _TCPSource(SocketSource):
             for family, address in addresses:
                 port = sockets[0].getsockname()[1] if sockets else self.port
                 try:
-                    sock = _bind_tcp(family, (address[0], port, *address[2:]), beside)
+                    whole = (address[0], port, *address[2:])
+                    sock = _bind_tcp(family, whole, beside, reuse_port)
                 except OSError as error:
                     if error.errno not in _NO_SUCH_ADDRESS:
                         raise
@@ -498,13 +545,18 @@ class _TCPSource(SocketSource):
 
 
 def _bind_tcp(
-    family: int, address: tuple[Any, ...], beside: Sequence[socket.socket]
+    family: int,
+    address: tuple[Any, ...],
+    beside: Sequence[socket.socket],
+    reuse_port: bool,
 ) -> socket.socket:
     # Told its protocol, asyncio switches Nagle's algorithm off.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # "::" takes IPv4 as well, unless this server has another socket for it.
             only = address[0] != "::" or any(
@@ -549,7 +601,9 @@ class _UnixSource(SocketSource):
     def path(self) -> str:
         return self.address
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         if any(other.getsockname() == self.address for other in beside):
             raise _listen_error(self.address, "is named twice")
         self._remove_stale()
@@ -629,7 +683,9 @@ class _DescriptorSource(SocketSource):
     def said_by_name(self) -> str:
         return self.name if self.name in ("http", "https", "redirect") else ""
 
-    def open(self, beside: Sequence[socket.socket]) -> list[socket.socket]:
+    def open(
+        self, beside: Sequence[socket.socket], *, reuse_port: bool = False
+    ) -> list[socket.socket]:
         sockets: list[socket.socket] = []
         try:
             for number in self.numbers:
@@ -692,10 +748,25 @@ _TLS_ARGUMENTS = ("path", "port", "backlog", "interface")
 
 # -- Listening ---------------------------------------------------------------
 
+# Of a socket, for one beside it at the same address.
+_TCP_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR),
+    (socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT", socket.SO_REUSEADDR)),
+]
+_COPIED_OPTIONS = {
+    socket.AF_INET: _TCP_OPTIONS,
+    socket.AF_INET6: [*_TCP_OPTIONS, (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)],
+}
 
-def bind_all(endpoints: Iterable[SocketEndpoint]) -> None:
+
+def bind_all(endpoints: Iterable[SocketEndpoint], *, reuse_port: bool = False) -> None:
     """
     Bind the endpoints of one server.
+
+    Args:
+        endpoints: All of them.
+        reuse_port: Whether others may bind the same TCP ports, see
+            :meth:`SocketEndpoint.siblings`.
 
     Raises:
         ListenError: An address can't be bound. The caller closes all endpoints.
@@ -703,7 +774,7 @@ def bind_all(endpoints: Iterable[SocketEndpoint]) -> None:
     bound: list[socket.socket] = []
     # "::" comes last: it has to know who takes IPv4.
     for endpoint in sorted(endpoints, key=lambda item: item.takes_both_families):
-        bound += endpoint.bind(bound)
+        bound += endpoint.bind(bound, reuse_port=reuse_port)
 
 
 @implementer(IStreamServerEndpoint)
@@ -713,14 +784,18 @@ class SocketEndpoint:
 
     Attributes:
         tls: The certificates; ``None`` for no TLS.
+        proxy: Who may send the PROXY protocol's header, which must come; ``None``
+            where none is expected.
     """
 
     def __init__(self, source: SocketSource, backlog: int) -> None:
         self.tls: ServerTLS | None = None
+        self.proxy: ProxyPolicy | None = None
         self._source = source
         self._backlog = backlog
         self._sockets: list[socket.socket] = []
         self._file: tuple[int, int] | None = None
+        self._keeps_file = True
 
     @property
     def takes_both_families(self) -> bool:
@@ -732,7 +807,9 @@ class SocketEndpoint:
         """``http``, ``https`` or ``redirect`` where the socket is named so, else empty."""
         return self._source.said_by_name
 
-    def bind(self, beside: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
+    def bind(
+        self, beside: Sequence[socket.socket] = (), *, reuse_port: bool = False
+    ) -> Sequence[socket.socket]:
         """
         Claim the addresses without listening, which :meth:`listen` does.
 
@@ -740,6 +817,7 @@ class SocketEndpoint:
 
         Args:
             beside: The sockets which this server has bound already.
+            reuse_port: Whether others may bind the same TCP port.
 
         Raises:
             ListenError: An address can't be bound.
@@ -747,11 +825,49 @@ class SocketEndpoint:
         if self._sockets:
             return self._sockets
         try:
-            self._sockets = self._source.open(beside)
+            self._sockets = self._source.open(beside, reuse_port=reuse_port)
         except OSError as error:
             raise _listen_error(self._source.where, error) from None
         self._file = self._identify_file()
         return self._sockets
+
+    def siblings(self) -> list[socket.socket]:
+        """
+        Bind further TCP sockets to the same addresses, beside those which may be.
+
+        The system deals connections out among them. What can't have a sibling is
+        shared: the same sockets are returned once more.
+
+        Raises:
+            ListenError: That can't be done.
+        """
+        return [self._sibling(sock) for sock in self._sockets]
+
+    def _sibling(self, sock: socket.socket) -> socket.socket:
+        if sock.family == _AF_UNIX or not sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEPORT
+        ):
+            return sock
+        sibling = socket.socket(sock.family, sock.type, sock.proto)
+        try:
+            for level, option in _COPIED_OPTIONS[sock.family]:
+                sibling.setsockopt(level, option, sock.getsockopt(level, option))
+            sibling.bind(sock.getsockname())
+        except OSError as error:
+            sibling.close()
+            raise _listen_error(self._source.where, error) from None
+        return sibling
+
+    def adopt(self, sockets: Sequence[socket.socket]) -> None:
+        """
+        Listen on sockets which another process has bound, and which keeps them.
+
+        Args:
+            sockets: What :meth:`bind` or :meth:`siblings` returned there.
+        """
+        self._sockets = list(sockets)
+        self._file = self._identify_file()
+        self._keeps_file = False
 
     def close(self) -> None:
         """Give up what is bound; remove the socket file unless a successor has it."""
@@ -759,9 +875,18 @@ class SocketEndpoint:
             sock.close()
         self._sockets = []
         path, file = self._source.path, self._file
-        if path is not None and file is not None and file == self._identify_file():
+        self._file = None
+        if path is None or file is None or not self._keeps_file:
+            return
+        if file == self._identify_file():
             with contextlib.suppress(OSError):
                 Path(path).unlink()
+
+    def abandon(self) -> None:
+        """Close what is bound in a forked child; a socket file is the parent's."""
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
         self._file = None
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
@@ -798,16 +923,25 @@ class SocketEndpoint:
         # uvloop says nothing when it can't listen; so that is done here.
         sock.listen(self._backlog)
         make_transport: Callable[[], LoopTransport] = partial(LoopTransport, factory)
-        handshakes: Handshakes | None = None
+        pending: list[PendingConnections] = []
         if self.tls is not None:
             from daphne_like.listeners import tls_transports
 
             if IProtocolNegotiationFactory.providedBy(factory):
                 self.tls.offer(factory.acceptableProtocols())
             handshakes = tls_transports.Handshakes(self.tls)
+            pending.append(handshakes)
             make_transport = partial(
                 tls_transports.LoopTLSTransport, factory, handshakes
             )
+        make_protocol: Callable[[], asyncio.Protocol] = make_transport
+        if self.proxy is not None:
+            from daphne_like.listeners.proxy_transports import ProxyHeaders
+
+            # Before TLS (section 2 of the PROXY protocol).
+            headers = ProxyHeaders(self.proxy, make_transport)
+            pending.append(headers)
+            make_protocol = headers.make_reader
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTS_PER_TURN}
         listen: Callable[..., Any] = loop.create_server
@@ -816,10 +950,10 @@ class SocketEndpoint:
             if sys.version_info >= (3, 13):
                 # The file may be systemd's; when it is ours, we remove it.
                 options["cleanup_socket"] = False
-        server: asyncio.AbstractServer = await listen(make_transport, **options)
+        server: asyncio.AbstractServer = await listen(make_protocol, **options)
         # Once more, in place of what the loop took for the backlog.
         sock.listen(self._backlog)
-        return _Acceptor(server, handshakes)
+        return _Acceptor(server, pending)
 
     def _identify_file(self) -> tuple[int, int] | None:
         """Tell one socket file from another at the same path."""
@@ -838,16 +972,16 @@ class _Acceptor:
     """Accepts the connections of one socket."""
 
     def __init__(
-        self, server: asyncio.AbstractServer, handshakes: Handshakes | None
+        self, server: asyncio.AbstractServer, pending: Sequence[PendingConnections]
     ) -> None:
         self._server = server
-        self._handshakes = handshakes
+        self._pending = pending
 
     def close(self) -> None:
-        """Accept no more; cut those whose handshake isn't done."""
+        """Accept no more; cut those which haven't begun."""
         self._server.close()
-        if self._handshakes is not None:
-            self._handshakes.close()
+        for connections in self._pending:
+            connections.close()
 
 
 @implementer(IListeningPort)

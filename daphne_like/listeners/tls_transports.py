@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, cast
 from twisted.internet.interfaces import INegotiated
 from zope.interface import implementer
 
+from daphne_like.listeners.pending import PendingConnections
 from daphne_like.listeners.transports import LoopTransport
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ __all__ = ["Handshakes", "LoopTLSTransport"]
 
 _logger = logging.getLogger("daphne_like.server")
 
-# Handshakes are work and take memory. When there are so many, those which don't even
-# begin give way to new ones.
-_MOST_PENDING = 1024
 # How long a client may go on sending what nobody reads (as in protocols.http1).
 _LINGER_TIMEOUT = 2.0
 
@@ -56,7 +54,7 @@ _ANSWER_TO_HTTP = (
 )
 
 
-class Handshakes:
+class Handshakes(PendingConnections):
     """
     The connections of a listener whose handshake isn't done.
 
@@ -65,44 +63,8 @@ class Handshakes:
     """
 
     def __init__(self, tls: ServerTLS) -> None:
+        super().__init__()
         self.tls = tls
-        self.pending: dict[LoopTLSTransport, asyncio.TimerHandle | None] = {}
-
-    def begin(self, transport: LoopTLSTransport) -> bool:
-        """Limit the time of a new connection; tell whether there is room for it."""
-        if len(self.pending) >= _MOST_PENDING and not self._make_room():
-            return False
-        self.limit(transport, self.tls.handshake_timeout)
-        return True
-
-    def limit(self, transport: LoopTLSTransport, timeout: float) -> None:
-        """Cut a connection after so many seconds; 0 for no limit."""
-        self.end(transport)
-        timer = None
-        if timeout:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(timeout, transport.give_up)
-        self.pending[transport] = timer
-
-    def end(self, transport: LoopTLSTransport) -> None:
-        """Forget a connection whose handshake is over, one way or the other."""
-        timer = self.pending.pop(transport, None)
-        if timer is not None:
-            timer.cancel()
-
-    def close(self) -> None:
-        """Cut them all."""
-        for transport in [*self.pending]:
-            transport.give_up()
-
-    def _make_room(self) -> bool:
-        """Cut the oldest of those which haven't sent a byte; tell whether one was."""
-        for transport in self.pending:
-            if transport.is_idle:
-                self.end(transport)
-                transport.give_up()
-                return True
-        return False
 
 
 @implementer(INegotiated)
@@ -146,7 +108,8 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the client's first byte."""
         self._transport = cast("asyncio.Transport", transport)
-        if not self._handshakes.begin(self):
+        timeout = self._handshakes.tls.handshake_timeout
+        if not self._handshakes.begin(self, timeout):
             self._transport.abort()
 
     def give_up(self) -> None:

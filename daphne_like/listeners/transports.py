@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         IProtocolFactory,
     )
 
+    from daphne_like.listeners.proxy_protocol import Announced
+
 __all__ = ["LoopTransport", "twisted_address"]
 
 _DONE = Failure(ConnectionDone())
@@ -60,6 +62,8 @@ class LoopTransport(asyncio.Protocol):
     Attributes:
         data_received: The protocol's ``dataReceived``.
         write: The loop transport's ``write``.
+        announced: What a proxy has said of the connection by the PROXY protocol;
+            its addresses count then.
     """
 
     __slots__ = (
@@ -70,6 +74,7 @@ class LoopTransport(asyncio.Protocol):
         "_producer",
         "_protocol",
         "_transport",
+        "announced",
         "data_received",
         "write",
     )
@@ -87,6 +92,7 @@ class LoopTransport(asyncio.Protocol):
         # A file being sent: bytes left, and its wait for what was written before.
         self._file_bytes = 0
         self._flushing: asyncio.Future[None] | None = None
+        self.announced: Announced | None = None
         self.data_received = _ignore
 
     # -- Called by the loop --------------------------------------------------
@@ -209,8 +215,19 @@ class LoopTransport(asyncio.Protocol):
         """Count the bytes which the peer hasn't taken yet."""
         return self._transport.get_write_buffer_size() + self._file_bytes
 
+    def get_socket(self) -> socket.socket:
+        """Return the socket, as far as the loop lets others have it."""
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
+
     def getPeer(self) -> IAddress:  # type: ignore[override]
         """Tell the address of the other end."""
+        if self.announced is not None:
+            return self.announced.source
+        return self.true_peer()
+
+    def true_peer(self) -> IAddress:
+        """Tell the address of who has connected, be it the client or a proxy."""
         return twisted_address(
             self._transport.get_extra_info("socket"),
             self._transport.get_extra_info("peername"),
@@ -218,6 +235,8 @@ class LoopTransport(asyncio.Protocol):
 
     def getHost(self) -> IAddress:  # type: ignore[override]
         """Tell the address of this end."""
+        if self.announced is not None:
+            return self.announced.destination
         return twisted_address(
             self._transport.get_extra_info("socket"),
             self._transport.get_extra_info("sockname"),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +33,7 @@ __all__ = [
     "bridge_twisted_logging",
     "configure_logging",
     "join_daphne_loggers",
+    "reopen_log_files",
 ]
 
 # By verbosity. At 3 the event loop is in debug mode too, which is the server's part.
@@ -128,6 +130,28 @@ def join_daphne_loggers(verbosity: int) -> None:
         logging.getLogger("twisted").parent = daphne
     # Makes logging forget which levels it has found to be enabled.
     daphne.setLevel(daphne.level)
+
+
+def reopen_log_files() -> None:
+    """
+    Open the files which handlers of :mod:`logging` write to anew, under their names.
+
+    One that can't be opened stays closed until its next record, which tries again.
+    """
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = {
+        handler
+        for logger in loggers
+        if isinstance(logger, logging.Logger)  # and no placeholder
+        for handler in logger.handlers
+    }
+    for handler in handlers:
+        # One that opens late has no stream yet.
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+            with handler.lock or nullcontext():
+                handler.flush()
+                stream, handler.stream = handler.stream, None
+                stream.close()
 
 
 class TwistedHandler(logging.Handler):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CERTIFICATE_ATTRIBUTE", "tls_extension"]
+__all__ = ["CERTIFICATE_ATTRIBUTE", "tls_extension", "tls_told_by_proxy"]
 
 # RFC 8446 section 4.2.1 and earlier: what versions are on the wire.
 _VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -49,6 +49,30 @@ def tls_extension(transport: Any) -> dict[str, object] | None:
     if hasattr(handle, "get_cipher_name"):
         return _of_pyopenssl(handle)
     return None
+
+
+def tls_told_by_proxy(
+    version: str | None,
+    cipher: str | None,
+    client_certificate: bytes | None,
+    client_error: str | None,
+) -> dict[str, object]:
+    """
+    Tell the facts of a handshake which a proxy in front has done.
+
+    Args:
+        version: OpenSSL's name of the version.
+        cipher: OpenSSL's name of the cipher suite.
+        client_certificate: The client's certificate (DER), if it is known.
+        client_error: Why the proxy doesn't find it valid.
+    """
+    chain = () if client_certificate is None else (client_certificate,)
+    try:
+        extension = _extension(None, chain, version, cipher)
+    except ValueError:  # it is no certificate
+        extension = _extension(None, (), version, cipher)
+    extension["client_cert_error"] = client_error
+    return extension
 
 
 def _of_ssl_object(ssl_object: ssl.SSLObject) -> dict[str, object]:

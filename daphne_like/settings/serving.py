@@ -476,7 +476,7 @@ class WebSocketSettings(Section):
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings(Section):
-    """Whether and how far the headers of a proxy in front are believed."""
+    """Whether and how far a proxy in front is believed about clients."""
 
     proxy_headers: bool = setting(
         False, Flag(), "take client, port and scheme from a trusted proxy's headers"
@@ -496,6 +496,37 @@ class ProxySettings(Section):
         Text("NAME", empty=True, check=header_name),
         "header with the client's scheme, empty = none; needs --proxy-headers",
     )
+    proxy_headers_authority: str = setting(
+        "",
+        Text("NAME", empty=True, check=header_name),
+        "header with the host and port which the client asked for, X-Forwarded-Host "
+        "mostly; empty = none, since where no proxy writes it any client may; needs "
+        "--proxy-headers",
+    )
+    proxy_headers_prefix: str = setting(
+        "",
+        Text("NAME", empty=True, check=header_name),
+        "header with the path under which the application is published, "
+        "X-Forwarded-Prefix mostly; empty = none, as above; needs --proxy-headers",
+    )
+    proxy_headers_forwarded: str = setting(
+        "ignore",
+        Choice("ignore", "prefer", "only"),
+        "whether RFC 7239's Forwarded counts: never, instead of the other headers "
+        "where it comes, or alone; needs --proxy-headers",
+    )
+    proxy_protocol: bool = setting(
+        False,
+        Flag(),
+        "expect the PROXY protocol, version 1 or 2, at the beginning of each "
+        "connection; those of others than trusted proxies are closed",
+    )
+    timeout_proxy_protocol: float = setting(
+        5.0,
+        Seconds(),
+        "time for its header; 0 = no limit; longer than a lost packet takes to be "
+        "sent again",
+    )
     forwarded_allow_ips: tuple[str, ...] = setting(
         ("127.0.0.1", "::1", "unix"),
         Several(Text("LIST", check=trusted_peer), separated=True),
@@ -507,11 +538,10 @@ class ProxySettings(Section):
         """Refuse the name of a header which would not be looked at."""
         # super() without arguments fails here: slots=True makes the class anew.
         Section.__post_init__(self)
-        defaults = {item.name: item.default for item in fields(self)}
-        for name in (
-            "proxy_headers_host",
-            "proxy_headers_port",
-            "proxy_headers_proto",
-        ):
-            if not self.proxy_headers and getattr(self, name) != defaults[name]:
-                raise SettingsError(f"{name} has no effect without proxy_headers")
+        for item in fields(self):
+            if (
+                item.name.startswith("proxy_headers_")
+                and not self.proxy_headers
+                and getattr(self, item.name) != item.default
+            ):
+                raise SettingsError(f"{item.name} has no effect without proxy_headers")

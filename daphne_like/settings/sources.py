@@ -44,7 +44,7 @@ SECTION_TITLES: Mapping[str, str] = {
     "http": "HTTP: deadlines, limits (0 = none) and headers",
     "http2": "HTTP/2: which versions of HTTP are spoken, and flow control",
     "websocket": "WebSockets: deadlines, limits (0 = none) and compression",
-    "proxy": "Proxies: whose forwarding headers are believed",
+    "proxy": "Proxies: who is believed about clients",
     "log": "Logs: what is written where",
     "lifecycle": "Lifecycle: how the server runs and stops",
     "workers": "Workers: how many processes serve, and when one is replaced",

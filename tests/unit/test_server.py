@@ -886,7 +886,7 @@ def test_running_a_server(site: Site, runs: list[Any]) -> None:
     made = Server(site, loop="asyncio", verbosity=3, signal_handlers=False)
     made.run()
 
-    options = {"debug": True, "signal_handlers": False}
+    options = {"debug": True, "signal_handlers": False, "supervisor": None}
     assert ["asyncio", (made, "asyncio", options)] == runs
 
 

@@ -57,6 +57,8 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "proxy_headers_host": _HEADER_NAMES,
     "proxy_headers_port": _HEADER_NAMES,
     "proxy_headers_proto": _HEADER_NAMES,
+    "proxy_headers_authority": _HEADER_NAMES,
+    "proxy_headers_prefix": _HEADER_NAMES,
     "forwarded_allow_ips": st.lists(
         st.one_of(st.ip_addresses().map(str), st.sampled_from(["*", "unix"]))
     ),
@@ -250,6 +252,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "proxy_headers_host": "X-Forwarded-For",
         "proxy_headers_port": "X-Forwarded-Port",
         "proxy_headers_proto": "X-Forwarded-Proto",
+        "proxy_headers_authority": "",
+        "proxy_headers_prefix": "",
+        "proxy_headers_forwarded": "ignore",
+        "proxy_protocol": False,
+        "timeout_proxy_protocol": 5.0,
         "forwarded_allow_ips": ("127.0.0.1", "::1", "unix"),
         "verbosity": 1,
         "log_level": None,

@@ -318,7 +318,9 @@ class FakeSystem:
             for _ in range(2)
         ]
 
-    def bind(self, family: int, address: tuple[str, int], beside: object) -> Any:
+    def bind(
+        self, family: int, address: tuple[str, int], beside: object, reuse_port: bool
+    ) -> Any:
         """Bind, or fail as the test has said."""
         if self.failures and (number := self.failures.pop(0)):
             raise OSError(number, os.strerror(number))
@@ -952,7 +954,7 @@ def test_a_certificate_secures_what_options_name(certificate: Path) -> None:
         endpoint=["tcp:81", f"ssl:444:privateKey={certificate}", "tcp6:82"],
         ssl_certfile=str(certificate),
     )
-    found = dict(configured_endpoints(settings.bind, settings.tls))
+    found = dict(configured_endpoints(settings.bind, settings.tls, settings.proxy))
     tls = {text: None if item is None else item.tls for text, item in found.items()}
 
     assert found["tcp6:82"] is None
@@ -980,7 +982,7 @@ def test_the_name_of_systemds_socket_says_what_is_spoken(
 
     def secured(**given: Any) -> list[str]:
         settings = Settings.of(ssl_certfile=str(certificate), **given)
-        found = configured_endpoints(settings.bind, settings.tls)
+        found = configured_endpoints(settings.bind, settings.tls, settings.proxy)
         return [text for text, endpoint in found if endpoint and endpoint.tls]
 
     assert {f"fd:fileno={numbers['https']}", f"fd:fileno={numbers['web']}"} == set(
@@ -1002,10 +1004,10 @@ def test_a_socket_named_redirect_serves_nothing(
         settings = Settings.of(
             fd=[sock.fileno(), other.fileno()], ssl_certfile=str(certificate)
         )
-        served = configured_endpoints(settings.bind, settings.tls)
+        served = configured_endpoints(settings.bind, settings.tls, settings.proxy)
         assert [rest] == [string for string, _ in served]
         for where, more in ((None, []), ("80", ["tcp:port=80:interface=127.0.0.1"])):
-            redirecting = redirect_endpoints(where, settings.bind)
+            redirecting = redirect_endpoints(where, settings.bind, settings.proxy)
             assert [text, *more] == [string for string, _ in redirecting]
 
 
@@ -1015,7 +1017,7 @@ def test_a_socket_named_https_needs_a_certificate(pass_sockets: Pass) -> None:
         pass_sockets(https=sock)
         settings = Settings.of(fd=sock.fileno())
         with pytest.raises(SettingsError, match="named https needs a certificate"):
-            configured_endpoints(settings.bind, settings.tls)
+            configured_endpoints(settings.bind, settings.tls, settings.proxy)
 
 
 def test_settings_of_tls_hold_for_endpoint_strings(certificate: Path) -> None:
@@ -1049,7 +1051,9 @@ def test_where_redirects_are_given(
     """On the hosts of the other listeners, unless one is named."""
     settings = Settings.of(bind=hosts)
 
-    assert expected == [text for text, _ in redirect_endpoints(where, settings.bind)]
+    assert expected == [
+        text for text, _ in redirect_endpoints(where, settings.bind, settings.proxy)
+    ]
 
 
 def test_wrapped_factories_can_negotiate() -> None:

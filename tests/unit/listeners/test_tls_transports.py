@@ -18,7 +18,7 @@ from tls_in_memory import trusting
 from twisted.internet.interfaces import INegotiated
 from zope.interface.verify import verifyObject
 
-from daphne_like.listeners import tls_transports
+from daphne_like.listeners import pending
 from daphne_like.listeners.tls import CertificateFiles, ServerTLS, TLSPolicy
 from daphne_like.listeners.tls_transports import Handshakes, LoopTLSTransport
 from daphne_like.protocols.connections import close_writing, unsent_bytes
@@ -605,7 +605,7 @@ def test_the_idle_give_way(
     listening: Listening, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With too many waiting, those go which haven't begun; the oldest first."""
-    monkeypatch.setattr(tls_transports, "_MOST_PENDING", 2)
+    monkeypatch.setattr(pending, "_MOST_PENDING", 2)
 
     async def scenario() -> None:
         async with listening.on(timeout=0):
@@ -627,7 +627,7 @@ def test_without_room_a_newcomer_is_cut(
     listening: Listening, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those at work go on; there is room again when one of them has ended."""
-    monkeypatch.setattr(tls_transports, "_MOST_PENDING", 1)
+    monkeypatch.setattr(pending, "_MOST_PENDING", 1)
 
     async def scenario() -> None:
         async with listening.on(timeout=0):

@@ -1,0 +1,658 @@
+"""
+The process which watches over those that serve.
+
+It binds the addresses and keeps them, so that no client is refused while workers come
+and go. It starts workers, hears from them, and does what
+:class:`~daphne_like.supervisor.workforce.Workforce` decides. It serves nobody itself and
+has no reactor: it runs an asyncio loop whose selector keeps nothing in the system, and
+forks only while that loop rests, so that a worker has nothing to share with it.
+
+Tests: ``tests/unit/supervisor/test_supervisor.py``,
+``tests/integration/test_workers.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from daphne_like import __version__, process
+from daphne_like.errors import SettingsError, StartError
+from daphne_like.listeners.endpoints import (
+    SocketEndpoint,
+    bind_all,
+    configured_endpoints,
+    redirect_endpoints,
+)
+from daphne_like.observability.logs import reopen_log_files
+from daphne_like.process_setup import become_user, set_title
+from daphne_like.server import longest_stop
+from daphne_like.supervisor import starting, worker
+from daphne_like.supervisor.channel import Channel, Message
+from daphne_like.supervisor.worker import INSPECTION_SIGNAL, Assignment, Program
+from daphne_like.supervisor.workforce import (
+    Action,
+    Cut,
+    Kill,
+    Leave,
+    Phase,
+    Start,
+    Stop,
+    WorkerRecord,
+    Workforce,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.settings import Settings
+
+__all__ = ["Supervisor", "run"]
+
+_logger = logging.getLogger("daphne_like.supervisor")
+
+# How often it looks whether something is due.
+_LOOK_INTERVAL = 1.0
+
+# How long a stuck worker gets to write down what it is doing.
+_INSPECTION_TIMEOUT = 1.0
+
+# How long workers get to answer what an operator wants to know.
+_ANSWER_TIMEOUT = 5.0
+
+# Of what a worker has written down, as much as a log line can take.
+_LONGEST_INSPECTION = 64 * 1024
+
+_LARGEST_FORCE = 1000
+
+
+def run(settings: Settings, program: Program) -> int:
+    """
+    Serve with workers until a signal comes.
+
+    In each worker, too, this returns in the end.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        StartError: It can't be done.
+    """
+    outcome = Supervisor(settings, program).run()
+    if isinstance(outcome, Assignment):
+        worker.serve(outcome, program)
+        return 0
+    return outcome
+
+
+@dataclass(eq=False)
+class _Worker:
+    """
+    A worker's process.
+
+    Attributes:
+        record: What the workforce knows of it.
+        pid: Its process id, which stays its own until it was waited for.
+        channel: Leads to it.
+        inspection: Where it writes down what it is doing.
+        child: The process, where it wasn't forked.
+        can_be_inspected: Whether it would survive the signal for that.
+        connections: How many it had at its last beat.
+        answers: Who waits for which answer.
+    """
+
+    record: WorkerRecord
+    pid: int
+    channel: Channel
+    inspection: BinaryIO
+    child: subprocess.Popen[bytes] | None = None
+    can_be_inspected: bool = False
+    connections: int = 0
+    answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name it in log lines."""
+        return f"Worker {self.record.number} (process {self.pid})"
+
+
+class Supervisor:
+    """
+    Watches over workers, and obeys the operator.
+
+    An :class:`~daphne_like.operations.interfaces.Operated`.
+
+    Args:
+        settings: All settings.
+        program: Makes the server in each worker.
+
+    Raises:
+        SettingsError: A setting is wrong, or can't be had with workers.
+    """
+
+    def __init__(self, settings: Settings, program: Program) -> None:
+        if sys.platform == "win32":
+            raise SettingsError("workers need a POSIX system: this one serves alone")
+        if not starting.can_fork(settings.workers.worker_start):
+            starting.check_spawning(program)
+        self._settings = settings
+        self._program = program
+        self._notifier = process.notifier_of_systemd()
+        self._application: ASGIApplication | None = None
+        self._endpoints: list[SocketEndpoint] = []
+        # What each slot listens on: by slot, by endpoint.
+        self._sockets: dict[int, list[list[socket.socket]]] = {}
+        self._selector = selectors.PollSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
+        self._workforce = Workforce(
+            settings.workers, self._loop.time, longest_stop(settings)
+        )
+        self._workers: dict[int, _Worker] = {}
+        self._to_start: deque[int] = deque()
+        self._status: int | None = None
+        self._looks_soon = False
+        self._stop_signals = 0
+        self._announced = False
+        self._reloading = False
+        self._urls: Sequence[str] = ()
+        self._began = time.monotonic()
+        self._next_question = 1
+        self._has_terminal = _has_terminal()
+        self._signals: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGCHLD: self._reap,
+            signal.SIGINT: lambda: self._asked_to_stop("SIGINT"),
+            signal.SIGTERM: lambda: self._asked_to_stop("SIGTERM"),
+            signal.SIGQUIT: self._asked_to_quit,
+            signal.SIGHUP: self._hung_up,
+            signal.SIGTTIN: lambda: self._scale_by(1),
+            signal.SIGTTOU: lambda: self._scale_by(-1),
+            signal.SIGUSR1: self.reopen_logs,
+            signal.SIGUSR2: self._inspect_all,
+        }
+
+    # -- The process ---------------------------------------------------------------
+
+    def run(self) -> int | Assignment:
+        """
+        Supervise until all is over.
+
+        Returns:
+            The exit status; or, in a process which this one has forked, what that is
+            to do.
+
+        Raises:
+            StartError: An address can't be bound, or the application not loaded.
+        """
+        try:
+            self._prepare()
+        except StartError as error:
+            self._close()
+            if self._notifier is not None:
+                self._notifier.failed(error)
+            raise
+        for number, obey in self._signals.items():
+            self._loop.add_signal_handler(number, obey)
+        self._loop.call_soon(self._look_again)
+        if self._notifier is not None:
+            self._notifier.starting(
+                self._loop, self._settings.app.timeout_startup or inf
+            )
+        while self._status is None:
+            self._loop.run_forever()
+            # Now the loop rests.
+            while self._to_start:
+                assignment = self._start(self._to_start.popleft())
+                if assignment is not None:
+                    return assignment
+        if self._notifier is not None:
+            self._notifier.close()
+        self._close()
+        return self._status
+
+    def _prepare(self) -> None:
+        """Bind what all workers listen on; load the application, if so wished."""
+        self._settings = process.with_sockets_of_systemd(self._settings)
+        settings = self._settings
+        bind, tls = settings.bind, settings.tls
+        pairs = [
+            *configured_endpoints(bind, tls),
+            *redirect_endpoints(tls.redirect_https, bind),
+        ]
+        for text, endpoint in pairs:
+            if endpoint is None:
+                raise SettingsError(
+                    f"endpoint {text!r}: workers can't share one of Twisted's; it "
+                    "needs a server of one process"
+                )
+            self._endpoints.append(endpoint)
+        bind_all(self._endpoints, reuse_port=settings.workers.reuse_port)
+        # From here on nothing needs root: neither this process nor any worker.
+        become_user(settings.process)
+        set_title(settings.process, "supervisor")
+        if settings.workers.preload:
+            self._application = self._program.load_application(settings)
+            if "twisted.internet.reactor" in sys.modules:
+                raise SettingsError(
+                    "preload: the application imports Twisted's reactor, which can't "
+                    "be shared by processes"
+                )
+
+    def _close(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.close()
+        self._loop.close()
+
+    def _sockets_of(self, slot: int) -> list[list[socket.socket]]:
+        """Return what the worker in a slot listens on, by endpoint."""
+        if slot not in self._sockets:
+            self._sockets[slot] = [
+                list(endpoint.bind()) if slot == 0 else endpoint.siblings()
+                for endpoint in self._endpoints
+            ]
+        return self._sockets[slot]
+
+    # -- Starting --------------------------------------------------------------------
+
+    def _start(self, slot: int) -> Assignment | None:
+        """Start a worker; return its assignment in its own process, if that is a fork."""
+        inspection = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept
+        ours, theirs = socket.socketpair()
+        try:
+            sockets = self._sockets_of(slot)
+            record = self._workforce.started(slot)
+            assignment = Assignment(
+                record.number,
+                self._settings,
+                Channel(theirs),
+                sockets,
+                inspection.fileno(),
+                self._application,
+            )
+            child = None
+            if starting.can_fork(self._settings.workers.worker_start):
+                pid = starting.fork(self._loop, self._selector, self._signals)
+                if pid == 0:
+                    ours.close()
+                    self._forget_other_slots(slot)
+                    # Until this process ends.
+                    assignment.kept.append(inspection)
+                    return assignment
+            else:
+                child = starting.spawn(assignment, self._program)
+                pid = child.pid
+        except (OSError, StartError) as error:
+            ours.close()
+            theirs.close()
+            inspection.close()
+            self._workforce.start_failed(str(error))
+            self._look_soon()
+            return None
+        assignment.channel.close()
+        made = _Worker(record, pid, Channel(ours), inspection, child)
+        self._workers[record.number] = made
+        made.channel.attach(
+            self._loop,
+            lambda message: self._heard(made, message),
+            lambda: None,  # its process has ended, too, or will be told to
+        )
+        _logger.debug("%s: started", made.name)
+        return None
+
+    def _forget_other_slots(self, slot: int) -> None:
+        """
+        Close what other slots listen on, in a fork.
+
+        Else their connections would go on to come when a slot is given up.
+        """
+        kept = {id(sock) for bound in self._sockets[slot] for sock in bound}
+        for sockets in self._sockets.values():
+            for bound in sockets:
+                for sock in bound:
+                    if id(sock) not in kept:
+                        sock.close()
+
+    # -- What is to be done ------------------------------------------------------------
+
+    def _look_again(self) -> None:
+        self._loop.call_later(_LOOK_INTERVAL, self._look_again)
+        self._look()
+
+    def _look_soon(self) -> None:
+        if not self._looks_soon:
+            self._looks_soon = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Do what is due."""
+        self._looks_soon = False
+        if self._to_start:
+            return
+        for action in self._workforce.due():
+            self._do(action)
+        self._tell_news()
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, Start):
+            self._to_start.append(action.slot)
+            self._loop.stop()
+        elif isinstance(action, Leave):
+            self._status = action.status
+            self._loop.stop()
+        elif isinstance(action, Stop):
+            self._stop(self._workers[action.worker.number], action.restarting)
+        elif isinstance(action, Cut):
+            self._workers[action.worker.number].channel.send(do="force")
+        elif isinstance(action, Kill):
+            self._kill(self._workers[action.worker.number], action)
+
+    def _stop(self, made: _Worker, restarting: bool) -> None:
+        _logger.debug("%s: is asked to end", made.name)
+        # Before it serves nobody is lost, and it may not be able to listen.
+        if made.record.ready_since < inf and made.channel.send(
+            do="drain", restarting=restarting
+        ):
+            return
+        os.kill(made.pid, signal.SIGTERM)
+
+    def _kill(self, made: _Worker, action: Kill) -> None:
+        if not action.inspect or not made.can_be_inspected:
+            _logger.log(
+                logging.ERROR if action.inspect else logging.INFO,
+                "%s is killed: %s",
+                made.name,
+                action.reason,
+            )
+            os.kill(made.pid, signal.SIGKILL)
+            return
+
+        def kill() -> None:
+            _logger.critical(
+                "%s is killed: %s\n%s", made.name, action.reason, _inspected(made)
+            )
+            # Unless it has ended meanwhile, and the number is somebody else's.
+            if made.record.number in self._workers:
+                os.kill(made.pid, signal.SIGKILL)
+
+        self._inspect(made, kill)
+
+    def _inspect(self, made: _Worker, then: Callable[[], None]) -> None:
+        assert INSPECTION_SIGNAL is not None
+        os.ftruncate(made.inspection.fileno(), 0)
+        made.inspection.seek(0)
+        os.kill(made.pid, INSPECTION_SIGNAL)
+        self._loop.call_later(_INSPECTION_TIMEOUT, then)
+
+    def _tell_news(self) -> None:
+        workforce = self._workforce
+        if workforce.is_complete and not self._announced:
+            self._announced = True
+            for url in self._urls:
+                _logger.info("Listening on %s (%d workers)", url, workforce.target)
+            if self._notifier is not None:
+                self._notifier.ready(self._listening())
+        if self._reloading and workforce.is_complete and not workforce.is_rolling:
+            self._reloading = False
+            _logger.info("The reload is over")
+            if self._notifier is not None:
+                self._notifier.reloaded(self._listening())
+
+    def _listening(self) -> str:
+        return f"Listening on {', '.join(self._urls)}, workers: {len(self._workers)}"
+
+    # -- What workers tell ---------------------------------------------------------------
+
+    def _heard(self, made: _Worker, message: Message) -> None:
+        record, workforce = made.record, self._workforce
+        kind = message.get("message")
+        if kind == "beat":
+            made.connections = message["connections"]
+            workforce.beat(record, message["requests"], message["rss"])
+            return  # what follows from that has time until the next look
+        if kind == "begins":
+            made.can_be_inspected = True
+        elif kind == "starting":
+            workforce.starting(record, message["longest"])
+        elif kind == "ready":
+            self._urls = message["urls"]
+            workforce.became_ready(record)
+            _logger.debug("%s: ready", made.name)
+        elif kind == "leaving":
+            workforce.leaves(record)
+        elif kind == "closing":
+            workforce.fell_silent(record)
+        elif kind == "answer":
+            waiting = made.answers.pop(message["id"], None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message["answer"])
+        self._look_soon()
+
+    def _reap(self) -> None:
+        """Find out whose process has ended."""
+        for made in list(self._workers.values()):
+            pid, status = os.waitpid(made.pid, os.WNOHANG)
+            if pid:
+                self._ended(made, os.waitstatus_to_exitcode(status))
+        if os.getpid() == 1:
+            # In a container: orphans of the application are this process's.
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+    def _ended(self, made: _Worker, status: int) -> None:
+        del self._workers[made.record.number]
+        if made.child is not None:
+            made.child.returncode = status
+        made.channel.close()
+        made.inspection.close()
+        for waiting in made.answers.values():
+            waiting.cancel()
+        _logger.debug("%s: ended with %d", made.name, status)
+        self._workforce.ended(made.record, status, _describe_end(status))
+        self._look_soon()
+
+    # -- What operators ask for ------------------------------------------------------------
+
+    def _asked_to_stop(self, name: str) -> None:
+        self._stop_signals += 1
+        if self._stop_signals == 1:
+            _logger.info("%s: stopping", name)
+            self.drain()
+        elif self._stop_signals == 2:
+            _logger.info("%s: not waiting any more", name)
+            self._workforce.cut()
+        else:
+            _logger.warning("%s: leaving at once", name)
+            self._workforce.kill()
+            self._workforce.fail(1)
+        self._look_soon()
+
+    def _asked_to_quit(self) -> None:
+        _logger.info("SIGQUIT: leaving at once")
+        self._workforce.kill()
+        self._look_soon()
+
+    def _hung_up(self) -> None:
+        # A terminal that is closed sends the same signal as an operator.
+        if self._has_terminal and not _has_terminal():
+            _logger.info("SIGHUP: the terminal is gone, stopping")
+            self.drain()
+        else:
+            self.reload()
+
+    def _scale_by(self, more: int) -> None:
+        self.scale(max(1, self._workforce.target + more))
+
+    def reopen_logs(self) -> None:
+        """Open log files anew, here and in all workers."""
+        _logger.info("Log files are opened anew")
+        reopen_log_files()
+        for made in self._workers.values():
+            made.channel.send(do="reopen_logs")
+
+    def _inspect_all(self) -> None:
+        for made in self._workers.values():
+            if made.can_be_inspected:
+                self._inspect(made, lambda made=made: self._show(made))  # type: ignore[misc]
+
+    def _show(self, made: _Worker) -> None:
+        if made.record.number in self._workers:
+            _logger.info("%s:\n%s", made.name, _inspected(made))
+
+    # -- Operated --------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        workforce = self._workforce
+        if workforce.draining:
+            return "draining"
+        return "ready" if workforce.is_complete and workforce.ready else "starting"
+
+    async def status(self) -> Mapping[str, Any]:
+        """Tell version, phase, process id, age, addresses and totals."""
+        workforce = self._workforce
+        return {
+            "version": __version__,
+            "phase": self.phase,
+            "pid": os.getpid(),
+            "age": time.monotonic() - self._began,
+            "workers": workforce.target,
+            "generation": workforce.generation,
+            "reloading": workforce.is_rolling,
+            "connections": sum(made.connections for made in self._workers.values()),
+            "requests": sum(made.record.requests for made in self._workers.values()),
+            "restarts": workforce.restarts,
+            "recycled": workforce.recycled,
+            "addresses": list(self._urls),
+        }
+
+    async def workers(self) -> Sequence[Mapping[str, Any]]:
+        """Tell of each worker: number, process id, phase, age, load and memory."""
+        now = self._loop.time()
+        return [
+            {
+                "worker": made.record.number,
+                "pid": made.pid,
+                "phase": made.record.phase.value,
+                "age": now - made.record.started,
+                "generation": made.record.generation,
+                "connections": made.connections,
+                "requests": made.record.requests,
+                "rss_bytes": made.record.rss,
+            }
+            for made in self._workers.values()
+        ]
+
+    async def connections(self) -> Sequence[Mapping[str, Any]]:
+        """Tell of each connection of each worker which answers."""
+        return await self._ask_all("connections")
+
+    async def tasks(self) -> Sequence[Mapping[str, Any]]:
+        """Tell of each task and thread of each worker which answers."""
+        return await self._ask_all("tasks")
+
+    async def metrics(self) -> Mapping[str, Any]:
+        """Return the merged snapshot of all counters."""
+        return {}
+
+    def reload(self) -> None:
+        """Replace all workers, one after the other."""
+        if self._workforce.draining:
+            return
+        _logger.info("Reloading: all workers are replaced, one after the other")
+        self._workforce.reload()
+        self._reloading = True
+        if self._notifier is not None:
+            self._notifier.reloading()
+        self._look_soon()
+
+    def scale(self, workers: int) -> None:
+        """
+        Change the number of workers.
+
+        Raises:
+            ValueError: There is no such number.
+        """
+        if not 1 <= workers <= _LARGEST_FORCE:
+            raise ValueError(f"workers must be from 1 to {_LARGEST_FORCE}")
+        _logger.info("Workers: %d", workers)
+        self._workforce.scale(workers)
+        self._look_soon()
+
+    def drain(self) -> None:
+        """End in good order."""
+        if self._notifier is not None:
+            self._notifier.stopping(
+                lambda: f"Stopping, workers which are left: {len(self._workers)}",
+                longest_stop(self._settings),
+            )
+        self._workforce.drain()
+        self._look_soon()
+
+    async def _ask_all(self, command: str) -> list[Mapping[str, Any]]:
+        asked = [
+            self._ask(made, command)
+            for made in self._workers.values()
+            if made.record.phase in (Phase.READY, Phase.DRAINING)
+        ]
+        return [row for rows in await asyncio.gather(*asked) for row in rows or ()]
+
+    async def _ask(self, made: _Worker, command: str) -> Any:
+        """Return what a worker answers; None when it doesn't."""
+        number, self._next_question = self._next_question, self._next_question + 1
+        waiting = self._loop.create_future()
+        made.answers[number] = waiting
+        if not made.channel.send(do=command, id=number):
+            made.answers.pop(number, None)
+            return None
+        try:
+            return await asyncio.wait_for(waiting, _ANSWER_TIMEOUT)
+        except asyncio.TimeoutError:
+            return None
+        except asyncio.CancelledError:
+            if made.record.number in self._workers:
+                raise
+            return None  # it has ended instead
+        finally:
+            made.answers.pop(number, None)
+
+
+def _inspected(made: _Worker) -> str:
+    """Return what a worker has written down."""
+    if made.inspection.closed:
+        return "It has ended meanwhile."
+    made.inspection.seek(0)
+    text = made.inspection.read(_LONGEST_INSPECTION).decode("utf-8", "replace")
+    return text.strip() or "It doesn't tell what it is doing."
+
+
+def _describe_end(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal which controls this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
