@@ -672,11 +672,11 @@ def run(
             server = Server(application, settings=settings)
         else:
             server = make_server(application, settings)
+        if prepare is not None:
+            prepare(server)
         if bound is not None:
             server._take_over(bound)
             bound = None
-        if prepare is not None:
-            prepare(server)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:

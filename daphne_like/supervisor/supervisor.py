@@ -227,10 +227,10 @@ class Supervisor:
         """Bind what all workers listen on; load the application, if so wished."""
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
-        bind, tls = settings.bind, settings.tls
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
         pairs = [
-            *configured_endpoints(bind, tls),
-            *redirect_endpoints(tls.redirect_https, bind),
+            *configured_endpoints(bind, tls, proxy),
+            *redirect_endpoints(tls.redirect_https, bind, proxy),
         ]
         for text, endpoint in pairs:
             if endpoint is None:
