@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pwd
+import random
 import resource
 import signal
 import socket
@@ -128,7 +129,7 @@ def test_privileges_are_given_up(
     has only its groups, and no way back.
     """
     nobody = pwd.getpwnam("nobody")
-    port = next(port for port in range(700, 1000) if _is_free(port))
+    port = _privileged_port()
     path = socket_folder / "root-only.sock"
     pid_file = socket_folder / "pid"
     server = serve(
@@ -191,7 +192,7 @@ def test_workers_have_no_privileges_either(
     replace them as that user, and keeps the pid file.
     """
     nobody = pwd.getpwnam("nobody")
-    port = next(port for port in range(700, 1000) if _is_free(port))
+    port = _privileged_port()
     pid_file = socket_folder / f"{start}.pid"
     server = serve(
         *APPLICATION,
@@ -226,10 +227,10 @@ def test_workers_have_no_privileges_either(
     assert b"" == pid_file.read_bytes()
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        try:
+def _privileged_port() -> int:
+    """Find a free one; not the one which another test finds at the same time."""
+    while True:
+        port = random.randrange(400, 1023)
+        with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+            return port
