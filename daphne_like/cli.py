@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
@@ -83,7 +84,8 @@ class CommandLineInterface:
                 "Durations are seconds, or have a unit: 500ms, 30s, 5m, 1h, 1d. "
                 "In square brackets stands the environment variable for the same "
                 "setting. The command line wins over the environment, and that over "
-                "the file."
+                "the file. A running server is asked and ordered by "
+                "%(prog)s ctl --help."
             ),
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
@@ -123,6 +125,11 @@ class CommandLineInterface:
         Raises:
             SystemExit: The arguments are wrong (2), or asked for help or version.
         """
+        if args[:1] == ["ctl"]:
+            # Without Twisted, for people who wait at a terminal.
+            from daphne_like.operations import ctl
+
+            return ctl.main(args[1:])
 
         def serve() -> int:
             settings = self.read_settings(args)
@@ -183,17 +190,21 @@ class CommandLineInterface:
 
     def _serve(self, settings: Settings) -> int:
         from daphne_like.observability.logs import configure_logging
+        from daphne_like.process_setup import PidFile, set_up
 
+        settings = set_up(settings)
         configure_logging(settings.log)
-        if settings.workers.supervised:
-            from daphne_like.supervisor import supervisor
+        with PidFile(settings.process.pid_file):
+            if settings.workers.supervised:
+                from daphne_like.supervisor import supervisor
 
-            return supervisor.run(settings, self)
+                return supervisor.run(settings, self)
 
-        from daphne_like import server
+            from daphne_like import server
 
-        server.run(settings, lambda: self.load_application(settings), self.make_server)
-        return 0
+            load = partial(self.load_application, settings)
+            server.run(settings, load, self.make_server)
+            return 0
 
     def run_as_worker(self, assignment: Assignment) -> NoReturn:
         """Serve in a process which a supervisor has started, and end it."""

@@ -124,14 +124,20 @@ def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
         raise SettingsError("gunicorn: ssl_context can't be translated")
     if getattr(cfg, "protocol", "http") != "http":
         raise SettingsError(f"gunicorn: protocol must be http, not {cfg.protocol}")
-    if getattr(cfg, "proxy_protocol", "off") not in ("off", False):
-        raise SettingsError("gunicorn: proxy_protocol can't be translated")
+    has_proxy_protocol = cfg.proxy_protocol not in ("off", False)
+    trusted = _addresses(cfg.forwarded_allow_ips)
+    if has_proxy_protocol and set(trusted) != set(_addresses(cfg.proxy_allow_ips)):
+        raise SettingsError(
+            "gunicorn: forwarded_allow_ips and proxy_allow_ips must be the same, "
+            "since here one list tells which proxies are trusted"
+        )
     margin = min(_MARGIN_SHARE * cfg.graceful_timeout, _LONGEST_MARGIN)
     translated: dict[str, object] = {
         # These hold in Gunicorn although nobody has given them.
         "timeout_graceful_shutdown": cfg.graceful_timeout - margin,
         "proxy_headers": True,
-        "forwarded_allow_ips": [*_addresses(cfg.forwarded_allow_ips), "unix"],
+        "proxy_protocol": has_proxy_protocol,
+        "forwarded_allow_ips": [*trusted, "unix"],
         "access_log_format": _ENVIRON_ATOM.sub("-", cfg.access_log_format),
     }
     for name, (ours, translate) in _TRANSLATIONS.items():

@@ -561,7 +561,9 @@ class _WebExchange:
             % (accept_key(stream.head), b"".join(lines))
         )
         channel.setTimeout(None)
-        tunnel = HTTP1Tunnel(transport, user, serving.connections, serving.loop)
+        tunnel = HTTP1Tunnel(
+            transport, stream.head, user, serving.connections, serving.loop
+        )
         # Whatever the channel still reads from the bytes of the handshake, and
         # whatever it has read since: a client which doesn't wait for the answer.
         channel.rawDataReceived = tunnel.dataReceived

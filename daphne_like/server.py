@@ -52,6 +52,7 @@ from daphne_like.observability.logs import (
     join_daphne_loggers,
     reopen_log_files,
 )
+from daphne_like.process_setup import become_user, will_become_user
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import (
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.operations.listener import OperationsListener
     from daphne_like.process import Superior
     from daphne_like.settings import BindSettings, LogSettings
 
@@ -163,11 +165,12 @@ class Server(Service):
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
@@ -207,6 +210,10 @@ class Server(Service):
             self._unbind()
             raise
 
+    def _take_over(self, bound: _Bound) -> None:
+        """Serve on endpoints which were bound before this server was made."""
+        self._endpoints, self._redirects = bound.endpoints, bound.redirects
+
     def _unbind(self) -> None:
         for endpoint in self._own_endpoints:
             endpoint.close()
@@ -214,7 +221,8 @@ class Server(Service):
     @property
     def _own_endpoints(self) -> list[SocketEndpoint]:
         pairs = (*self._endpoints, *self._redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
+        own = [endpoint for _, endpoint in pairs if endpoint is not None]
+        return own if self._operations is None else [*own, *self._operations.endpoints]
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -263,6 +271,40 @@ class Server(Service):
             self._unbind()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
+
+    # -- For operators -------------------------------------------------------
+
+    def _operations_listener(self) -> OperationsListener | None:
+        """Make what answers operators, unless a supervisor does, or nobody asks."""
+        settings = self.settings.operations
+        if settings.metrics is None and settings.control_socket is None:
+            return None
+        if self.settings.workers.supervised:
+            return None
+        from daphne_like.operations.listener import OperationsListener
+        from daphne_like.operations.one_process import OneProcess
+
+        return OperationsListener(OneProcess(self), settings)
+
+    def _no_connections(self) -> Connections:
+        """Begin to keep the live connections."""
+        if self.settings.operations.control_socket is None:
+            return Connections()
+        from daphne_like.operations.tables import WatchedConnections
+
+        return WatchedConnections()
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, or ``draining`` until it has ended."""
+        if self._stop_asked.is_set():
+            return "draining"
+        return "ready" if self._serving.is_set() else "starting"
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many applications are running."""
+        return 0 if self._manager is None else len(self._manager.running)
 
     async def startup(self) -> None:
         """
@@ -342,7 +384,7 @@ class Server(Service):
         if self._life is not None and not self._life.done():
             raise RuntimeError("the server has been started already")
         self.failure = None
-        self.connections = Connections()
+        self.connections = self._no_connections()
         self._manager = None
         for event in (self._serving, self._stop_asked, self._patience_lost):
             event.clear()
@@ -377,6 +419,9 @@ class Server(Service):
                 ending.callback(access_log.close)
             endpoints = self._with_twisted_endpoints()
             self._bind()
+            if self._operations is not None:
+                ending.push_async_callback(self._operations.stop)
+                await self._operations.start()
 
             lifespan = Lifespan(
                 self._application,
@@ -611,9 +656,14 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
+    bound: _Bound | None = None
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
+        if will_become_user(settings.process):
+            # What belongs to the application is no business of root's.
+            bound = _Bound(settings)
+            become_user(settings.process)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
@@ -624,12 +674,18 @@ def run(
             server = make_server(application, settings)
         if prepare is not None:
             prepare(server)
+        if bound is not None:
+            server._take_over(bound)
+            bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
         if (notifier := process.notifier_of_systemd()) is not None:
             notifier.failed(error)
         raise
+    finally:
+        if bound is not None:
+            bound.close()
     server.run()
 
 
@@ -644,6 +700,37 @@ def longest_stop(settings: Settings) -> float:
 
 
 # -- The parts -----------------------------------------------------------------
+
+
+class _Bound:
+    """
+    The endpoints of the settings, bound before there is a server.
+
+    Those of Twisted's own are bound later, when the reactor runs.
+
+    Raises:
+        ListenError: An address can't be bound.
+        SettingsError: A setting is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self.endpoints = configured_endpoints(bind, tls, proxy)
+        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
+        try:
+            bind_all(self._own)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for endpoint in self._own:
+            endpoint.close()
+
+    @property
+    def _own(self) -> list[SocketEndpoint]:
+        pairs = (*self.endpoints, *self.redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:

@@ -882,6 +882,13 @@ class SocketEndpoint:
             with contextlib.suppress(OSError):
                 Path(path).unlink()
 
+    def abandon(self) -> None:
+        """Close what is bound in a forked child; a socket file is the parent's."""
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+        self._file = None
+
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
         Listen at once.
@@ -954,6 +961,8 @@ class SocketEndpoint:
             return None
         try:
             status = os.lstat(self._source.path)
+        except PermissionError:
+            return self._file  # root has bound it, and we are root no more
         except OSError:
             return None
         return status.st_dev, status.st_ino

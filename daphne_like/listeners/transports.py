@@ -215,6 +215,11 @@ class LoopTransport(asyncio.Protocol):
         """Count the bytes which the peer hasn't taken yet."""
         return self._transport.get_write_buffer_size() + self._file_bytes
 
+    def get_socket(self) -> socket.socket:
+        """Return the socket, as far as the loop lets others have it."""
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
+
     def getPeer(self) -> IAddress:  # type: ignore[override]
         """Tell the address of the other end."""
         if self.announced is not None:

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 __all__ = [
     "HTTPContext",
     "Transport",
+    "addresses",
     "close_writing",
     "describe",
+    "has_tls",
     "http2_protocol",
+    "socket_of",
     "switch_protocol",
     "unsent_bytes",
 ]
@@ -99,14 +102,7 @@ def describe(transport: Transport, scheme: str) -> Connection:
         transport: On which the handshake, if there is one, is over.
         scheme: The listener's, which counts where the transport knows of no TLS.
     """
-    host = transport.getHost()
-    client = _host_and_port(transport.getPeer())
-    server: tuple[str, int | None] | None
-    if hasattr(host, "port"):
-        server = (host.host, host.port)
-    else:
-        name = getattr(host, "name", None)
-        server = (os.fsdecode(name), None) if name else None
+    client, server = addresses(transport)
     tls = tls_extension(transport)
     if tls is not None:
         scheme = "https"
@@ -127,6 +123,17 @@ def _host_and_port(address: Any) -> tuple[str, int] | None:
     return (address.host, address.port) if hasattr(address, "port") else None
 
 
+def addresses(
+    transport: Transport,
+) -> tuple[tuple[str, int] | None, tuple[str, int | None] | None]:
+    """Read client and server as :class:`Connection` has them."""
+    client, host = _host_and_port(transport.getPeer()), transport.getHost()
+    if hasattr(host, "port"):
+        return client, (host.host, host.port)
+    name = getattr(host, "name", None)
+    return client, (os.fsdecode(name), None) if name else None
+
+
 def unsent_bytes(transport: Any) -> int:
     """Count the bytes which the peer hasn't taken yet."""
     if hasattr(transport, "write_buffer_bytes"):
@@ -137,6 +144,18 @@ def unsent_bytes(transport: Any) -> int:
     sent: int = getattr(transport, "offset", 0)
     waiting: int = getattr(transport, "_tempDataLen", 0)
     return sending - sent + waiting
+
+
+def has_tls(transport: Any) -> bool:
+    """Whether what is written goes out encrypted."""
+    return hasattr(transport, "ssl_object") or ISSLTransport.providedBy(transport)
+
+
+def socket_of(transport: Any) -> Any:
+    """Return the socket under a transport; None where it has none."""
+    if hasattr(transport, "get_socket"):
+        return transport.get_socket()
+    return getattr(transport, "socket", None)
 
 
 def close_writing(transport: Any) -> Callable[[], None] | None:

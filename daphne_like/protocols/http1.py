@@ -33,7 +33,7 @@ from daphne_like.protocols.connections import (
 )
 from daphne_like.protocols.http1_reader import FEED_BYTES, RequestReader
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
-from daphne_like.protocols.interfaces import RequestHead
+from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
 from daphne_like.protocols.websocket_handshake import accept_key
 
 if TYPE_CHECKING:
@@ -237,6 +237,13 @@ class HTTP1Protocol:
         """Close at once, whatever is in flight."""
         if self._state is not _State.CLOSED:
             self.transport.abortConnection()
+
+    def report(self) -> ConnectionReport:
+        """Tell how it is (LiveConnection)."""
+        current = self._current
+        requests = len(self._queue) + (current is not None)
+        head = None if current is None else current.head
+        return ConnectionReport("HTTP/1.1", self.transport, requests, head)
 
     def _close(self) -> None:
         """Close when everything is written, or when that takes too long."""
@@ -848,7 +855,9 @@ class HTTP1Protocol:
         )
         held, self._held = self._held, b""
         self._current = None
-        tunnel = HTTP1Tunnel(self.transport, user, context.connections, context.loop)
+        tunnel = HTTP1Tunnel(
+            self.transport, current.head, user, context.connections, context.loop
+        )
         self._leave()
         user.opened(tunnel)
         if self._reading_paused:

@@ -16,6 +16,7 @@ from daphne_like.protocols.connections import (
     switch_protocol,
     unsent_bytes,
 )
+from daphne_like.protocols.interfaces import ConnectionReport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from daphne_like.protocols.connections import Transport
-    from daphne_like.protocols.interfaces import LiveConnection, TunnelUser
+    from daphne_like.protocols.interfaces import (
+        LiveConnection,
+        RequestHead,
+        TunnelUser,
+    )
 
 __all__ = ["HTTP1Tunnel"]
 
@@ -40,6 +45,7 @@ class HTTP1Tunnel:
 
     Args:
         transport: Of the connection, which speaks HTTP no more.
+        head: The request which asked for it.
         user: Speaks the protocol inside.
         connections: The live ones, among which it is from now on.
         loop: Makes the futures that ``send()`` waits for.
@@ -47,6 +53,7 @@ class HTTP1Tunnel:
 
     __slots__ = (
         "_connections",
+        "_head",
         "_loop",
         "_transport",
         "_user",
@@ -59,11 +66,13 @@ class HTTP1Tunnel:
     def __init__(
         self,
         transport: Transport,
+        head: RequestHead,
         user: TunnelUser,
         connections: set[LiveConnection],
         loop: AbstractEventLoop,
     ) -> None:
         self._transport = transport
+        self._head = head
         self._user = user
         self._connections = connections
         self._loop = loop
@@ -118,6 +127,10 @@ class HTTP1Tunnel:
     def drain(self) -> None:
         """Let the user come to an end."""
         self._user.drain()
+
+    def report(self) -> ConnectionReport:
+        """Tell how it is: its only request goes on as long as it is open."""
+        return ConnectionReport("WebSocket", self._transport, 1, self._head)
 
     def stop(self) -> None:
         """Close at once."""

@@ -62,7 +62,7 @@ from daphne_like.protocols.http2_stream import (
     StreamState,
 )
 from daphne_like.protocols.http2_turns import Turns
-from daphne_like.protocols.interfaces import RequestHead
+from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -365,6 +365,18 @@ class HTTP2Protocol:
         self._fail_streams()
         self._out.clear()
         self.wheel.remove(self)
+
+    def report(self) -> ConnectionReport:
+        """Tell how it is (LiveConnection)."""
+        heads = (
+            stream.stream.head
+            for stream in self.streams.values()
+            # What has become a tunnel carries a request no more.
+            if hasattr(stream, "stream")
+        )
+        return ConnectionReport(
+            "HTTP/2", self._transport, len(self.streams), next(heads, None)
+        )
 
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from daphne_like.errors import RequestRejected
 
 __all__ = [
     "Connection",
+    "ConnectionReport",
     "Header",
     "LiveConnection",
     "OpenStream",
@@ -310,8 +311,29 @@ class TunnelUser(Protocol):
         """Come to an end soon: the server stops."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """
+    How a connection is at the moment.
+
+    Attributes:
+        protocol: ``HTTP/1.1``, ``HTTP/2`` or ``WebSocket``.
+        transport: What carries it, of Twisted's interface ITransport.
+        requests: How many are in flight.
+        oldest: The one of them that came first, where that is known.
+    """
+
+    protocol: str
+    transport: Any
+    requests: int
+    oldest: RequestHead | None
+
+
 class LiveConnection(Protocol):
-    """What the server asks of each of its connections when it stops."""
+    """What the server asks of each of its connections."""
+
+    def report(self) -> ConnectionReport:
+        """Tell how it is, to the server's operator."""
 
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""

@@ -38,6 +38,7 @@ from daphne_like.listeners.endpoints import (
     redirect_endpoints,
 )
 from daphne_like.observability.logs import reopen_log_files
+from daphne_like.process_setup import become_user
 from daphne_like.server import longest_stop
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
@@ -235,10 +236,10 @@ class Supervisor:
         """Bind what all workers listen on; load the application, if so wished."""
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
-        bind, tls = settings.bind, settings.tls
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
         pairs = [
-            *configured_endpoints(bind, tls, settings.proxy),
-            *redirect_endpoints(tls.redirect_https, bind, settings.proxy),
+            *configured_endpoints(bind, tls, proxy),
+            *redirect_endpoints(tls.redirect_https, bind, proxy),
         ]
         for text, endpoint in pairs:
             if endpoint is None:
@@ -248,6 +249,7 @@ class Supervisor:
                 )
             self._endpoints.append(endpoint)
         bind_all(self._endpoints, reuse_port=settings.workers.reuse_port)
+        become_user(settings.process)
         if settings.workers.preload:
             self._application = self._program.load_application(settings)
             if "twisted.internet.reactor" in sys.modules:

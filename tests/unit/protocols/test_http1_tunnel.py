@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
-from daphne_like.protocols.interfaces import LiveConnection
+from daphne_like.protocols.interfaces import LiveConnection, RequestHead
 
 
 class User:
@@ -92,6 +92,7 @@ class Scene:
         self.connections: set[LiveConnection] = set()
         self.tunnel = HTTP1Tunnel(
             self.transport,
+            RequestHead(b"/chat"),
             self.user,
             self.connections,
             loop,
