@@ -143,6 +143,9 @@ def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
     for name, (ours, translate) in _TRANSLATIONS.items():
         if name in given:
             translated[ours] = translate(given[name])
+    if "websocket_max_message_size" in given:
+        # A message may be one frame.
+        translated["websocket_max_frame_size"] = given["websocket_max_message_size"]
     if cfg.cert_reqs:
         # An enumeration of Python's.
         translated["ssl_cert_reqs"] = int(cfg.cert_reqs)

@@ -66,6 +66,7 @@ def translated(environ: dict[str, str] | None = None, **given: Any) -> Settings:
         ({"proxy_protocol": "auto"}, "proxy_protocol", True),
         ({"root_path": "/app"}, "root_path", "/app"),
         ({"websocket_max_message_size": 5}, "websocket_max_message_size", 5),
+        ({"websocket_max_message_size": 5}, "websocket_max_frame_size", 5),
         ({"graceful_timeout": 100}, "timeout_graceful_shutdown", 97.0),
         ({"graceful_timeout": 10}, "timeout_graceful_shutdown", 9.0),
         ({"accesslog": "-"}, "access_log", "logger"),
