@@ -211,7 +211,11 @@ class HTTP1Protocol:
         full = len(context.connections) >= limit > 0
         context.connections.add(self)
         if full:
-            self._refuse(RequestRejected(503, "There are too many connections."))
+            self._refuse(
+                RequestRejected(
+                    503, "There are too many connections.", limit="limit_connections"
+                )
+            )
         else:
             self._expect_head()
 
@@ -673,6 +677,7 @@ class HTTP1Protocol:
             if unsent_bytes(self.transport) < self._unsent_bytes:
                 self._await_progress()  # slow, but alive
             else:
+                self._context.limit_hit("timeout_send")
                 self.transport.abortConnection()
                 return
         if self._idle_deadline <= now:
@@ -680,12 +685,18 @@ class HTTP1Protocol:
             self._idled(now)
         if self._body_deadline <= now:
             self._body_deadline = inf
-            self._refuse(RequestRejected(408, "The request body took too long."))
+            self._refuse(
+                RequestRejected(
+                    408, "The request body took too long.", limit="timeout_request_body"
+                )
+            )
         if self._request_deadline <= now:
             self._request_deadline = inf
             if self._current is not None:
                 self._current.reject(
-                    RequestRejected(503, "The application took too long.")
+                    RequestRejected(
+                        503, "The application took too long.", limit="http_timeout"
+                    )
                 )
         deadline = self.next_deadline()
         if deadline != inf:
@@ -694,7 +705,11 @@ class HTTP1Protocol:
     def _idled(self, now: float) -> None:
         """End a connection on which nothing has come for too long."""
         if self._state is _READING and self._reader.head_begun:
-            self._refuse(RequestRejected(408, "The request took too long."))
+            self._refuse(
+                RequestRejected(
+                    408, "The request took too long.", limit="timeout_request_header"
+                )
+            )
         elif self._state is _READING and self.congested:
             # The peer is still busy with the answers.
             self._idle_deadline = now + self._keep_alive_timeout

@@ -39,7 +39,7 @@ from daphne_like.listeners.endpoints import (
 )
 from daphne_like.observability.logs import reopen_log_files
 from daphne_like.operations.listener import OperationsListener
-from daphne_like.process_setup import become_user
+from daphne_like.process_setup import become_user, set_title
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
 from daphne_like.supervisor.processes import WorkerProcess, describe_end
@@ -210,7 +210,9 @@ class Supervisor:
                 )
             self._endpoints.append(endpoint)
         bind_all(self._endpoints, reuse_port=settings.workers.reuse_port)
+        # From here on nothing needs root: neither this process nor any worker.
         become_user(settings.process)
+        set_title(settings.process, "supervisor")
         if settings.workers.preload:
             self._application = self._program.load_application(settings)
             if "twisted.internet.reactor" in sys.modules:

@@ -28,6 +28,7 @@ from daphne_like.operations.tables import (
     resident_bytes,
     task_rows,
 )
+from daphne_like.process_setup import set_title
 from daphne_like.server import Server
 from daphne_like.supervisor.channel import Channel, Message
 
@@ -108,6 +109,7 @@ def serve(assignment: Assignment, program: Program) -> None:
     link = Link(assignment)
     _obey_signals(link, assignment.inspection)
     _let_forks_go(assignment)
+    set_title(assignment.settings.process, f"worker {assignment.number}")
     link.begins()
 
     def load() -> ASGIApplication:

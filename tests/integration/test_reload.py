@@ -275,7 +275,7 @@ def test_a_mistake_is_shown_and_the_next_save_mends_it(
 
     assert 500 == answer.status_code
     assert "<h1>" in site.get(accept="text/html").text
-    assert shown in site.server.log
+    site.server.wait_for_log(re.escape(shown))
     site.write("better")
     site.wait_for("better")
     assert 0 == site.server.stop()

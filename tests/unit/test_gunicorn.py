@@ -63,8 +63,10 @@ def translated(environ: dict[str, str] | None = None, **given: Any) -> Settings:
         ({"limit_request_field_size": 0}, "limit_request_header", 0),
         ({"limit_request_fields": 50}, "limit_request_fields", 50),
         ({"limit_request_line": 1000}, "limit_request_line", 1000),
+        ({"proxy_protocol": "auto"}, "proxy_protocol", True),
         ({"root_path": "/app"}, "root_path", "/app"),
         ({"websocket_max_message_size": 5}, "websocket_max_message_size", 5),
+        ({"websocket_max_message_size": 5}, "websocket_max_frame_size", 5),
         ({"graceful_timeout": 100}, "timeout_graceful_shutdown", 97.0),
         ({"graceful_timeout": 10}, "timeout_graceful_shutdown", 9.0),
         ({"accesslog": "-"}, "access_log", "logger"),
@@ -134,7 +136,11 @@ def test_processes_and_addresses_are_gunicorns() -> None:
 @pytest.mark.parametrize(
     ("given", "environ", "error"),
     [
-        ({"proxy_protocol": "auto"}, {}, "proxy_protocol can't be translated"),
+        (
+            {"proxy_protocol": "auto", "proxy_allow_ips": "10.0.0.1"},
+            {},
+            "forwarded_allow_ips and proxy_allow_ips must be the same",
+        ),
         ({"protocol": "uwsgi"}, {}, "protocol must be http, not uwsgi"),
         ({"ssl_context": lambda cfg, make: make()}, {}, "ssl_context can't be"),
         ({"keyfile": "k.pem"}, {}, "ssl_keyfile must be given as often"),
