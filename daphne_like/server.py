@@ -56,11 +56,10 @@ from daphne_like.process_setup import become_user, will_become_user
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import (
-    CANCEL_TIMEOUT,
-    FLUSH_TIMEOUT,
     Connections,
     EverySecond,
     give_notice,
+    longest_stop,
     take_last_requests,
     wind_down,
 )
@@ -83,7 +82,7 @@ if TYPE_CHECKING:
     from daphne_like.process import Superior
     from daphne_like.settings import BindSettings
 
-__all__ = ["Server", "longest_stop", "run"]
+__all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -732,16 +731,6 @@ def run(
         if bound is not None:
             bound.close()
     server.run()
-
-
-def longest_stop(settings: Settings) -> float:
-    """Tell how many seconds a server may take to stop."""
-    return (
-        settings.lifecycle.timeout_graceful_shutdown
-        + CANCEL_TIMEOUT
-        + 2 * FLUSH_TIMEOUT
-        + (settings.app.timeout_shutdown or inf)
-    )
 
 
 # -- The parts -----------------------------------------------------------------

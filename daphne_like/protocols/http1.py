@@ -15,6 +15,7 @@ Tests: ``tests/unit/protocols/test_http1.py``.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import Enum
 from http import HTTPStatus
 from math import inf
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         ResponseFields,
         ResponseHead,
         Stream,
+        StreamSender,
         TunnelUser,
     )
 
@@ -229,6 +231,29 @@ class HTTP1Protocol:
         current, self._current = self._current, None
         if current is not None:
             current.disconnected()
+
+    def last_call(self) -> None:
+        """
+        Say with the next answer that it is the last one (LiveConnection).
+
+        RFC 9112 section 9.6: "A server that sends a "close" connection option MUST
+        initiate closure of the connection after it sends the final response." Closed
+        without a word, the connection could have the client's next request under way.
+        """
+        if self._state is not _READING:
+            return
+        if self._current or self._receiving or self._queue:
+            self.drain()
+            return
+        context = self._context
+
+        def open_last(
+            head: RequestHead, connection: Connection, sender: StreamSender
+        ) -> Stream:
+            self._reader.keep_alive = False
+            return context.open_stream(head, connection, sender)
+
+        self._context = replace(context, open_stream=open_last)
 
     def drain(self) -> None:
         """Take no further request; answer what was received, then close."""

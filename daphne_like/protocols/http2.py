@@ -367,6 +367,15 @@ class HTTP2Protocol:
         self._out.clear()
         self.wheel.remove(self)
 
+    def last_call(self) -> None:
+        """Let the client know that it should ask elsewhere from now on."""
+        if self._state is _OPEN:
+            self._state = _State.LEAVING
+            # Section 6.8: requests may be on their way. When this PING is answered
+            # the client knows, and they have come.
+            self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
+            self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+
     def report(self) -> ConnectionReport:
         """Tell how it is (LiveConnection)."""
         heads = (
@@ -388,12 +397,8 @@ class HTTP2Protocol:
                 stream.tunnel.drain()
         if not self.streams:
             self._say_goodbye()
-        elif self._state is _OPEN:
-            self._state = _State.LEAVING
-            # Section 6.8: requests may be on their way. When this PING is answered
-            # the client knows, and they have come.
-            self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
-            self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+        else:
+            self.last_call()
 
     def stop(self) -> None:
         """Close at once, whatever is in flight."""

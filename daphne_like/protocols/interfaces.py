@@ -344,6 +344,9 @@ class LiveConnection(Protocol):
     def report(self) -> ConnectionReport:
         """Tell how it is, to the server's operator."""
 
+    def last_call(self) -> None:
+        """Answer what was received, and one more request if it comes, as the last."""
+
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""
 

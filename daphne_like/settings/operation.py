@@ -169,15 +169,17 @@ class WorkerSettings(Section):
     reload_dir: tuple[str, ...] = setting(
         (),
         Several(Text("DIR")),
-        "directory which is watched, repeatable; the current one by default",
+        "directory which is watched, repeatable; the current one and app_dir by default",
     )
     reload_include: tuple[str, ...] = setting(
         (),
         Several(Text("GLOB")),
-        "files which are watched, repeatable, beside *.py",
+        "pattern of files which are watched beside *.py, repeatable",
     )
     reload_exclude: tuple[str, ...] = setting(
-        (), Several(Text("GLOB")), "files and directories which are not, repeatable"
+        (),
+        Several(Text("GLOB")),
+        "pattern of files and directories which are not watched, repeatable",
     )
     reload_delay: float = setting(
         0.25,
