@@ -98,7 +98,7 @@ def values_of(kind: Kind) -> st.SearchStrategy[Any]:
 
 
 # Without these, others would have no effect.
-_NEEDED = ("proxy_headers", "ssl_cert_reqs", "ssl_ca_certs")
+_NEEDED = ("proxy_headers", "request_id_header", "ssl_cert_reqs", "ssl_ca_certs")
 
 
 def any_overrides() -> st.SearchStrategy[dict[str, Any]]:
