@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 # What a bad server makes of a measurement; wrk ends with an error if it can't connect.
-_FAILURES = (
+FAILURES = (
     ServerFailure,
     OSError,
     http.client.HTTPException,
@@ -97,14 +97,14 @@ def measure(server: Server, workload: Workload, conditions: Conditions) -> Measu
             process = ServerProcess(
                 command,
                 port,
-                conditions.server_cpu,
+                [conditions.server_cpu],
                 Path(directory),
                 certificate.exchange(workload),
             )
             with process:
                 reading = _measure_running(process, server, workload, conditions)
             return _with_log_checked(reading, workload, process.output)
-    except _FAILURES as error:
+    except FAILURES as error:
         return Measurement(server.name, workload.name, failures=(str(error),))
 
 

@@ -1,5 +1,5 @@
 """
-A server in its own session, pinned to one CPU, and what ``/proc`` tells about it.
+A server in its own session, pinned to CPUs, and what ``/proc`` tells about it.
 
 Everything a server starts stays in its session, so a reading covers its workers, and
 stopping reaches them all. Only the loopback address is used.
@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,9 +58,11 @@ class ServerProcess:
         self,
         command: list[str],
         port: int,
-        cpu: int,
+        cpus: Sequence[int],
         directory: Path,
         exchange: Exchange,
+        *,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """
         Prepare to start ``command``.
@@ -68,30 +70,32 @@ class ServerProcess:
         Args:
             command: Program and arguments.
             port: The port it is told to listen at.
-            cpu: The one CPU it may use.
+            cpus: The CPUs it may use.
             directory: Where its standard output and error are written.
             exchange: How requests to it are made.
+            variables: What its environment has beside the usual ones.
         """
         assert ipaddress.ip_address(HOST).is_loopback
         self.port = port
         self.output = directory / "output"
         self._errors = directory / "errors"
         self._command = command
-        self._cpu = cpu
+        self._cpus = cpus
         self._exchange = exchange
+        self._variables = dict(variables or {})
 
     def __enter__(self) -> Self:
         """Start the server, without waiting for it."""
         with (
             self.output.open("wb") as output,
             self._errors.open("wb") as errors,
-            pinned_to(self._cpu),
+            pinned_to(*self._cpus),
         ):
-            self._started = time.monotonic()
+            self.started = time.monotonic()
             self._process = subprocess.Popen(
                 self._command,
                 cwd=REPOSITORY,
-                env=clean_environment(),
+                env={**clean_environment(), **self._variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
@@ -123,10 +127,10 @@ class ServerProcess:
         Raises:
             ServerFailure: It ended, or gave no such answer in time.
         """
-        while time.monotonic() - self._started < _START_TIMEOUT:
+        while time.monotonic() - self.started < _START_TIMEOUT:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.answer(method, path, body)[0] == 200:
-                    return time.monotonic() - self._started
+                    return time.monotonic() - self.started
             if self._process.poll() is not None:
                 raise ServerFailure(f"ended at its start: {self.last_words()}")
             time.sleep(_POLL_INTERVAL)
@@ -146,11 +150,11 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         """Return the processor time of all its processes, ended children included."""
-        return sum(self._cpu_seconds_by_process().values())
+        return sum(self.cpu_seconds_by_process().values())
 
     def memory(self) -> Memory:
         """Return what the server's processes hold now."""
-        seconds = self._cpu_seconds_by_process()
+        seconds = self.cpu_seconds_by_process()
         readings = {pid: _memory_of(pid) for pid in seconds}
         serving = max(seconds, key=lambda pid: seconds[pid])
         return Memory(
@@ -162,10 +166,18 @@ class ServerProcess:
         """Return how many file descriptors its processes hold."""
         return sum(
             len(list(Path(f"/proc/{pid}/fd").iterdir()))
-            for pid in self._cpu_seconds_by_process()
+            for pid in self.cpu_seconds_by_process()
         )
 
-    def _cpu_seconds_by_process(self) -> dict[int, float]:
+    def ask_to_reload(self) -> None:
+        """Send SIGHUP to the process that was started."""
+        self._process.send_signal(signal.SIGHUP)
+
+    def pss_by_process(self) -> dict[int, int]:
+        """Return what each process holds, shared pages divided, in bytes."""
+        return {pid: _memory_of(pid).pss for pid in self.cpu_seconds_by_process()}
+
+    def cpu_seconds_by_process(self) -> dict[int, float]:
         """Return processor time by process id, for each live process of the session."""
         seconds = {}
         for directory in Path("/proc").glob("[0-9]*"):
@@ -198,10 +210,10 @@ def _memory_of(pid: int) -> Memory:
 
 
 @contextlib.contextmanager
-def pinned_to(cpu: int) -> Iterator[None]:
-    """Give what is started inside this one CPU, from its first instruction on."""
+def pinned_to(*cpus: int) -> Iterator[None]:
+    """Give what is started inside these CPUs only, from its first instruction on."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:

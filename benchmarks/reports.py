@@ -162,13 +162,18 @@ def _workload_table(summaries: Sequence[Summary]) -> str:
     for summary in summaries:
         figures = [_cell(value(summary), form) for _, value, form in _COLUMNS]
         rows.append([summary.server, _ratio(first, summary), *figures])
-    rows = _without_empty_columns(rows)
+    title = f"### {first.workload}: {WORKLOADS[first.workload].title}\n"
+    lines = markdown_table(_without_empty_columns(rows))
+    return "\n".join([title, lines, *_remarks(summaries)])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of them heads, as a table; the first column is words."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
     dashes = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines.insert(1, "| " + " | ".join(dashes) + " |")
-    title = f"### {first.workload}: {WORKLOADS[first.workload].title}\n"
-    return "\n".join([title, *lines, *_remarks(summaries)])
+    return "\n".join(lines)
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -221,21 +226,23 @@ def write_json(
     """Write where, how and what was measured: each round, and the medians."""
     document = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": _machine(),
+        **machine_and_versions(conditions.python, conditions.python_of_peers),
         # Without places of files; the versions of the interpreters follow.
         "conditions": {
             name: value
             for name, value in asdict(conditions).items()
             if not name.startswith(("python", "certificate"))
         },
-        "versions": {
-            "ours": _versions(conditions.python),
-            "peers": _versions(conditions.python_of_peers),
-        },
         "medians": [asdict(summary) for summary in summaries],
         "measurements": [asdict(measurement) for measurement in measurements],
     }
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def machine_and_versions(python: str, python_of_peers: str) -> dict[str, Any]:
+    """Return the machine, and the versions of what runs on it, ready for JSON."""
+    versions = {"ours": _versions(python), "peers": _versions(python_of_peers)}
+    return {"machine": _machine(), "versions": versions}
 
 
 def _machine() -> dict[str, str]:

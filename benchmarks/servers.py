@@ -1,7 +1,7 @@
 """
 The servers that are compared, each with the flags that make it fastest.
 
-One worker each, uvloop where the server can use it, warnings only, no proxy headers,
+One worker each, unless it is told otherwise, uvloop where the server can use it, warnings only, no proxy headers,
 no WebSockets where a load has none and they can be switched off. Access logs go to
 standard output, which the harness sends to a file.
 
@@ -33,6 +33,15 @@ class Server:
 
     listen: str
     """Arguments which name ``{host}`` and ``{port}``."""
+
+    workers: str = ""
+    """
+    Arguments which start ``{workers}`` worker processes; without them the server takes
+    no part where there are several.
+    """
+
+    reloads: bool = False
+    """Whether SIGHUP replaces its workers one after the other."""
 
     listen_tls: str = ""
     """
@@ -84,10 +93,13 @@ class Server:
         port: int,
         workload: Workload,
         certificate: Certificate,
+        *,
+        workers: int = 1,
     ) -> list[str]:
         """Return the command line which serves the application of ``workload``."""
         arguments = (
             self.arguments,
+            self.workers if workers > 1 else "",
             self.listen_tls if workload.tls else self.listen,
             self.http2 or "" if workload.http2 else self.http1,
             self.websockets if workload.websockets else self.http_only,
@@ -99,6 +111,7 @@ class Server:
                 application=workload.application,
                 host=host,
                 port=port,
+                workers=workers,
                 certificate=certificate.certificate,
                 key=certificate.key,
             )
@@ -116,7 +129,10 @@ def _daphne_like(name: str, loop: str) -> Server:
         "daphne-like",
         f"daphne_like {{application}} --loop {loop} --log-level warning",
         "--bind {host} --port {port}",
-        "--bind {host} --port {port} --ssl-certfile {certificate} --ssl-keyfile {key}",
+        listen_tls="--bind {host} --port {port}"
+        " --ssl-certfile {certificate} --ssl-keyfile {key}",
+        workers="--workers {workers}",
+        reloads=True,
         http2="--http auto",
         quiet="--no-access-log",
         logging="--access-log -",
@@ -128,10 +144,11 @@ def _uvicorn(name: str, http: str, loop: str) -> Server:
     return Server(
         name,
         "uvicorn",
-        f"uvicorn {{application}} --workers 1 --http {http} --loop {loop}"
-        " --no-proxy-headers",
+        f"uvicorn {{application}} --http {http} --loop {loop} --no-proxy-headers",
         _LISTEN,
-        f"{_LISTEN} --ssl-certfile {{certificate}} --ssl-keyfile {{key}}",
+        listen_tls=f"{_LISTEN} --ssl-certfile {{certificate}} --ssl-keyfile {{key}}",
+        workers="--workers {workers}",
+        reloads=True,
         http_only="--ws none",
         websockets="--ws websockets-sansio --ws-per-message-deflate false",
         quiet="--no-access-log --log-level warning",
@@ -148,10 +165,12 @@ SERVERS = {
         Server(
             "granian",
             "granian",
-            "granian {application} --interface asgi --workers 1 --loop uvloop"
+            "granian {application} --interface asgi --loop uvloop"
             " --backpressure 20000 --log-level warning",
             _LISTEN,
-            f"{_LISTEN} --ssl-certificate {{certificate}} --ssl-keyfile {{key}}",
+            workers="--workers {workers}",
+            reloads=True,
+            listen_tls=f"{_LISTEN} --ssl-certificate {{certificate}} --ssl-keyfile {{key}}",
             http1="--http 1",
             http2="--http 2",
             http_only="--no-ws",
@@ -164,21 +183,25 @@ SERVERS = {
         Server(
             "gunicorn",
             "gunicorn",
-            "gunicorn {application} --worker-class asgi --workers 1"
+            "gunicorn {application} --worker-class asgi"
             " --asgi-loop uvloop --worker-connections 20000"
             " --log-level warning --no-control-socket",
             "--bind {host}:{port}",
-            "--bind {host}:{port} --certfile {certificate} --keyfile {key}",
+            workers="--workers {workers}",
+            reloads=True,
+            listen_tls="--bind {host}:{port} --certfile {certificate} --keyfile {key}",
             http2="--http-protocols h2,h1 --http2-cleartext prior-knowledge",
             logging="--access-logfile -",
         ),
         Server(
             "hypercorn",
             "hypercorn",
-            # Without workers it serves in its first process: no pipe, less memory.
+            # Without workers it serves in its first process: no pipe, less memory. If
+            # more are asked for, the last option counts.
             "hypercorn {application} --worker-class uvloop --workers 0",
             "--bind {host}:{port}",
-            "--bind {host}:{port} --certfile {certificate} --keyfile {key}",
+            workers="--workers {workers}",
+            listen_tls="--bind {host}:{port} --certfile {certificate} --keyfile {key}",
             http2="--config benchmarks/hypercorn.toml",
             quiet="--log-level warning",
             logging="--access-logfile - --log-level info",
@@ -188,7 +211,7 @@ SERVERS = {
             "daphne",
             "daphne {application} --verbosity 0",
             "--bind {host} --port {port}",
-            "--endpoint ssl:{port}:interface={host}"
+            listen_tls="--endpoint ssl:{port}:interface={host}"
             ":privateKey={key}:certKey={certificate}",
             http2="",
             http2_cleartext=False,

@@ -151,7 +151,7 @@ def _run_course(
     command = server.command(python, HOST, port, workload, certificate)
     exchange = certificate.exchange(workload)
     with ServerProcess(
-        command, port, options.server_cpu, directory, exchange
+        command, port, [options.server_cpu], directory, exchange
     ) as process:
         process.wait_for_answer("GET", "/", b"")
         soak = Soak(process, options)

@@ -27,6 +27,7 @@ import uvloop
 _CONNECT_TIMEOUT = 30.0
 # So many handshakes at once; more would overflow the queues of listeners.
 _HANDSHAKES = 100
+_BINARY = 0x82
 
 
 class Client(asyncio.Protocol):
@@ -109,7 +110,7 @@ class WebSocketLoad:
         self._stopping = False
         self._stopped = self.loop.create_future()
         payload = (b"0123456789abcdef" * (options.size // 16 + 1))[: options.size]
-        self.frame = _frame(payload, mask=os.urandom(4))
+        self.frame = masked_frame(payload)
         self.answer = _frame(payload)
         self.answer_bytes = len(self.answer)
 
@@ -206,15 +207,20 @@ class WebSocketLoad:
         }
 
 
-def _frame(payload: bytes, mask: bytes = b"") -> bytes:
-    """Encode a binary message (RFC 6455 section 5.2)."""
+def masked_frame(payload: bytes, first: int = _BINARY) -> bytes:
+    """Encode a frame as clients have to, masked; ``first`` is its first octet."""
+    return _frame(payload, mask=os.urandom(4), first=first)
+
+
+def _frame(payload: bytes, mask: bytes = b"", first: int = _BINARY) -> bytes:
+    """Encode a frame, a binary message by default (RFC 6455 section 5.2)."""
     size, masked = len(payload), 0x80 if mask else 0
     if size < 126:
-        head = bytes((0x82, masked | size))
+        head = bytes((first, masked | size))
     elif size < 65536:
-        head = bytes((0x82, masked | 126)) + size.to_bytes(2, "big")
+        head = bytes((first, masked | 126)) + size.to_bytes(2, "big")
     else:
-        head = bytes((0x82, masked | 127)) + size.to_bytes(8, "big")
+        head = bytes((first, masked | 127)) + size.to_bytes(8, "big")
     if mask:
         payload = bytes(byte ^ mask[i & 3] for i, byte in enumerate(payload))
     return head + mask + payload

@@ -111,6 +111,11 @@ class RoomSocket:
         """Wait for a message with this text."""
         return self.wait_for(lambda event: event.get("text") == text)
 
+    def leave_when_asked(self) -> None:
+        """Close it when the server says that it stops, as the page does."""
+        self.wait_for(lambda event: event["type"] == "leave")
+        self._socket.close()
+
     def close_code(self) -> int | None:
         """Wait until the server closes; return its code."""
         with contextlib.suppress(ConnectionClosed):

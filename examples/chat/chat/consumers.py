@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import parse_qs
@@ -9,6 +10,7 @@ from urllib.parse import parse_qs
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+import daphne_like
 from chat.conversation import (
     latest_messages,
     room_group,
@@ -29,11 +31,15 @@ class RoomConsumer(AsyncWebsocketConsumer):
     Takes what one page says, and sends it what all say.
 
     A message from the page is the text that was entered. One to the page is an event
-    in JSON: ``message``, ``summary`` or ``refused``.
+    in JSON: ``message``, ``summary``, ``refused`` or ``leave``.
 
-    When the server stops it closes each WebSocket with 1001, and the page comes back
-    with ``?after=`` the last message it knows.
+    When the server stops, the page is asked to leave. What it has sent before it closes
+    the WebSocket is still taken, and it comes back, perhaps to another server, with
+    ``?after=`` the last message it knows. So nothing gets lost on either way. A page
+    which doesn't leave is closed with 1001 after a while.
     """
+
+    _farewell: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         """Let in who is logged in, and tell what the page doesn't know yet."""
@@ -59,9 +65,21 @@ class RoomConsumer(AsyncWebsocketConsumer):
         for group in self.groups:
             await self.channel_layer.group_add(group, self.channel_name)
         await self.accept()
+        # Servers of other kinds have no such notice.
+        if "daphne_like.draining" in self.scope.get("extensions", {}):
+            self._farewell = asyncio.create_task(self._ask_to_leave())
         missed = await database_sync_to_async(latest_messages)(room_pk, self._after())
         for message in missed:
             await self._send_event(message.event())
+
+    async def _ask_to_leave(self) -> None:
+        await daphne_like.draining()
+        await self._send_event({"type": "leave"})
+
+    async def disconnect(self, code: int) -> None:
+        """Stop waiting for the end of the server."""
+        if self._farewell is not None:
+            self._farewell.cancel()
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None

@@ -18,6 +18,7 @@ const SHORTEST_WAIT = 500;
 const LONGEST_WAIT = 15000;
 
 let socket;
+let leaving = false;
 let failures = 0;
 let timer;
 
@@ -27,6 +28,7 @@ function connect() {
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   // What was said while we were away comes first.
   url.searchParams.set("after", messages.lastElementChild?.dataset.id ?? "0");
+  leaving = false;
   socket = new WebSocket(url);
   socket.onopen = () => {
     failures = 0;
@@ -50,7 +52,8 @@ function reconnect(code) {
   const wait = longest * (0.5 + Math.random() / 2);
   failures += 1;
   timer = setTimeout(connect, wait);
-  const restarts = code === GOING_AWAY || code === SERVICE_RESTART;
+  const restarts =
+    leaving || code === GOING_AWAY || code === SERVICE_RESTART;
   say(
     (restarts ? "The server is restarting." : "The connection is lost.") +
       ` Trying again in ${Math.ceil(wait / 1000)} s.`,
@@ -64,6 +67,10 @@ function take(event) {
     document.getElementById("summary").textContent = event.text;
   } else if (event.type === "refused") {
     say(event.reason);
+  } else if (event.type === "leave") {
+    // The server still takes what was sent before this.
+    leaving = true;
+    socket.close();
   }
 }
 

@@ -1,0 +1,366 @@
+"""Two instances of the chat behind HAProxy, as examples/cluster describes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+from chat_site import LOBBY, Member, serve_chat
+from programs import find_program
+from server_process import Serve, ServerProcess
+from services import chat_on_services
+from websockets.exceptions import ConnectionClosed
+
+CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
+NAMES = ("one", "two")
+
+_WAIT = 25.0
+# A client of the balancer which isn't the balancer.
+_CLIENT_HOST = "127.0.0.2"
+
+
+# -- What the page says ------------------------------------------------------------
+
+
+def replaced(text: str, replacements: dict[str, str]) -> str:
+    """Put this machine's addresses in; each must occur in the text."""
+    for old, new in replacements.items():
+        assert old in text, f"{old!r} is not there any more"
+        text = text.replace(old, new)
+    return text
+
+
+def options(port: int, health_port: int) -> list[str]:
+    """Return the options of the page's command for an instance."""
+    page = (CLUSTER / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"```sh\n(examples/chat/run .*?)```", page, re.DOTALL)
+    here = {
+        "10.0.0.11:9000": f"127.0.0.1:{health_port}",
+        "10.0.0.11": "127.0.0.1",
+        "10.0.0.2": "127.0.0.1",
+        "8000": str(port),
+    }
+    _, *options = shlex.split(replaced(command.replace("\\\n", ""), here))
+    return options
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports nobody listens at now; all are different."""
+    with ExitStack() as sockets:
+        made = [
+            sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(count)
+        ]
+        return [sock.getsockname()[1] for sock in made]
+
+
+# -- The cluster -------------------------------------------------------------------
+
+
+@dataclass
+class Cluster:
+    """
+    The site.
+
+    Attributes:
+        url: Where HAProxy is.
+        admin: HAProxy's socket for orders.
+        instances: The servers by name, and those which took their place.
+    """
+
+    url: str
+    admin: Path
+    start: Callable[[str], ServerProcess]
+    instances: dict[str, list[ServerProcess]] = field(default_factory=dict)
+
+    def begin(self, name: str) -> None:
+        """Start an instance, and wait until it listens."""
+        self.instances.setdefault(name, []).append(self.start(name))
+
+    def statuses(self) -> dict[str, str]:
+        """Ask HAProxy how its servers are."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(self.admin))
+            sock.sendall(b"show stat\n")
+            answer = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+        rows = (line.split(",") for line in answer.splitlines())
+        return {row[1]: row[17] for row in rows if row[0] == "chat" and row[1] in NAMES}
+
+    def wait_for_statuses(self, **wanted: str) -> None:
+        """Wait until HAProxy says so."""
+        deadline = time.monotonic() + _WAIT
+        while not wanted.items() <= (found := self.statuses()).items():
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
+    def replace(self, name: str) -> None:
+        """Replace an instance by the script, with ourselves as its command."""
+        wait = "import sys; print('now', flush=True); sys.exit(sys.stdin.read())"
+        command = [sys.executable, "-c", wait]
+        with subprocess.Popen(
+            [CLUSTER / "replace.py", self.admin, f"chat/{name}", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as script:
+            try:
+                assert script.stdout is not None
+                assert b"now\n" == script.stdout.readline()
+                old = self.instances[name][-1]
+                assert 0 == old.stop(), old.log
+                self.begin(name)
+                script.communicate(timeout=_WAIT)
+            finally:
+                script.kill()
+        assert 0 == script.returncode
+        assert "UP" == self.statuses()[name]
+
+
+@contextmanager
+def running_haproxy(
+    configuration: str, admin: Path, folder: Path, sock: socket.socket
+) -> Iterator[None]:
+    """Run HAProxy, which listens at a socket that is open already."""
+    here = {
+        "bind :80": f"bind fd@{sock.fileno()}",
+        "/run/haproxy/admin.sock": str(admin),
+    }
+    file = folder / "haproxy.cfg"
+    file.write_text(replaced(configuration, here))
+    program = find_program("haproxy", "/usr/sbin/haproxy")
+    with (
+        (folder / "haproxy.log").open("wb") as log,
+        subprocess.Popen(
+            [program, "-db", "-f", str(file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[sock.fileno()],
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + _WAIT
+            while not admin.exists():
+                assert process.poll() is None, (folder / "haproxy.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(serve: Serve, tmp_path: Path, socket_folder: Path) -> Iterator[Cluster]:
+    """Run what the page describes."""
+    find_program("haproxy", "/usr/sbin/haproxy")
+    admin = socket_folder / f"{tmp_path.name[-8:]}.sock"
+    first, second, third, fourth = free_ports(4)
+    ports = {"one": (first, second), "two": (third, fourth)}
+    configuration = replaced(
+        (CLUSTER / "haproxy.cfg").read_text("utf-8"),
+        {
+            "check port 9000 inter 1s": "check inter 100ms",
+            "10.0.0.11:8000": "127.0.0.1:{} port {}".format(*ports["one"]),
+            "10.0.0.12:8000": "127.0.0.1:{} port {}".format(*ports["two"]),
+        },
+    )
+    with (
+        chat_on_services(tmp_path / "site") as environment,
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        running_haproxy(configuration, admin, tmp_path, sock),
+    ):
+        cluster = Cluster(
+            f"http://127.0.0.1:{sock.getsockname()[1]}",
+            admin,
+            lambda name: serve_chat(serve, environment, *options(*ports[name])),
+        )
+        for name in NAMES:
+            cluster.begin(name)
+        cluster.wait_for_statuses(one="UP", two="UP")
+        yield cluster
+        for name in NAMES:
+            assert 0 == cluster.instances[name][-1].stop()
+
+
+# -- Those who use it --------------------------------------------------------------
+
+
+class Load:
+    """People who talk, over WebSockets and with forms, and what each has heard."""
+
+    def __init__(self, cluster: Cluster, member: Member) -> None:
+        self._url = cluster.url
+        self._cookies = dict(member.http.cookies)
+        self.over = False
+        self.said: list[str] = []
+        self.failures: list[str] = []
+        self.returns = 0
+
+    async def page(self, name: str) -> Counter[str]:
+        """
+        Talk in the lobby, as its page does; return what was heard.
+
+        It goes on listening until it has heard all that was said.
+        """
+        heard: dict[int, str] = {}
+        deadline = time.monotonic() + _WAIT
+        headers = {"Cookie": "; ".join(f"{k}={v}" for k, v in self._cookies.items())}
+        while not self._heard_all(heard) and time.monotonic() < deadline:
+            after = max(heard, default=0)
+            async with websockets.connect(
+                f"{self._url.replace('http:', 'ws:')}/ws/rooms/{LOBBY}/?after={after}",
+                origin=self._url,  # type: ignore[arg-type]
+                additional_headers=headers,
+                proxy=None,
+            ) as socket:
+                try:
+                    await self._talk(socket, name, heard, deadline)
+                except ConnectionClosed as closed:
+                    self.failures.append(f"{name}: {closed}")
+            self.returns += 1
+        return Counter(heard.values())
+
+    async def goes_on(self) -> None:
+        """Wait until more was said."""
+        enough = len(self.said) + 40
+        while len(self.said) < enough:
+            await asyncio.sleep(0.05)
+
+    def _heard_all(self, heard: dict[int, str]) -> bool:
+        return self.over and len(heard) >= len(self.said)
+
+    async def _talk(
+        self,
+        socket: websockets.ClientConnection,
+        name: str,
+        heard: dict[int, str],
+        deadline: float,
+    ) -> None:
+        """Say something now and then, until the server asks to leave."""
+        while not self._heard_all(heard) and time.monotonic() < deadline:
+            if not self.over:
+                text = f"{name} says {len(self.said)}"
+                self.said.append(text)
+                await socket.send(text)
+            pause = asyncio.get_running_loop().time() + 0.1
+            while (left := pause - asyncio.get_running_loop().time()) > 0:
+                try:
+                    event = json.loads(await asyncio.wait_for(socket.recv(), left))
+                except asyncio.TimeoutError:
+                    break
+                if event["type"] == "leave":
+                    return
+                if event["type"] == "message":
+                    heard[event["id"]] = event["text"]
+
+    async def forms(self, name: str) -> None:
+        """Say something by the form of the page, again and again."""
+        transport = httpx.AsyncHTTPTransport(local_address=_CLIENT_HOST, verify=False)
+        token = self._cookies["csrftoken"]
+        async with httpx.AsyncClient(
+            base_url=self._url, cookies=self._cookies, transport=transport
+        ) as client:
+            while not self.over:
+                text = f"{name} writes {len(self.said)}"
+                self.said.append(text)
+                fields = {"text": text, "csrfmiddlewaretoken": token}
+                response = await client.post(f"/rooms/{LOBBY}/", data=fields)
+                if response.status_code != 302:
+                    self.failures.append(f"{name}: {response.status_code}")
+                await asyncio.sleep(0.1)
+
+    async def visits(self) -> None:
+        """Look at a page, on a connection of its own each time."""
+        while not self.over:
+            async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+                response = await client.get(f"{self._url}/login/")
+            if response.status_code != 200:
+                self.failures.append(f"visit: {response.status_code}")
+
+
+def test_instances_are_replaced_and_nothing_is_lost(cluster: Cluster) -> None:
+    """
+    While people talk, by WebSockets and by forms, both instances are replaced, one
+    after the other: each hears all that was said, once, and no request fails.
+    """
+    with closing(Member(cluster.url)) as member:
+        load = Load(cluster, member)
+
+    async def replace_all() -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            for name in NAMES:
+                await load.goes_on()
+                await loop.run_in_executor(None, cluster.replace, name)
+            await load.goes_on()
+        finally:
+            load.over = True
+
+    async def run() -> list[Counter[str]]:
+        others = asyncio.gather(
+            *(load.forms(f"form {number}") for number in range(2)),
+            load.visits(),
+            replace_all(),
+        )
+        pages = (load.page(f"page {number}") for number in range(4))
+        heard = await asyncio.gather(*pages)
+        await others
+        return heard
+
+    heard = asyncio.run(asyncio.wait_for(run(), 2 * _WAIT))
+
+    assert [] == load.failures
+    for one in heard:
+        assert Counter(load.said) == one
+    # Each page was on one of the two, and had to leave at least once.
+    assert load.returns >= 2 * len(heard)
+    for instances in cluster.instances.values():
+        for server in instances:
+            assert "ERROR" not in server.log, server.log
+            # Not that of HAProxy: who the client is came by the PROXY protocol.
+            assert f"{_CLIENT_HOST}:" in server.log
+
+
+def test_an_instance_that_dies_is_left_out(cluster: Cluster) -> None:
+    """HAProxy asks the other one, at once and as long as the first one is away."""
+    with httpx.Client(base_url=cluster.url, trust_env=False) as client:
+        client.get("/login/").raise_for_status()
+        cluster.instances["one"][-1].signal(signal.SIGKILL)
+        for _ in range(20):
+            client.get("/login/").raise_for_status()
+        cluster.wait_for_statuses(one="DOWN", two="UP")
+        cluster.begin("one")
+        cluster.wait_for_statuses(one="UP")
+
+
+def test_the_last_instance_is_not_replaced(cluster: Cluster) -> None:
+    """The script refuses, and says why."""
+    assert 0 == cluster.instances["two"][-1].stop()
+    cluster.wait_for_statuses(two="DOWN")
+
+    refused = subprocess.run(
+        [CLUSTER / "replace.py", cluster.admin, "chat/one", "touch", "begun"],
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd=cluster.admin.parent,
+    )
+
+    assert 1 == refused.returncode
+    assert "chat/one is the only one" in refused.stderr
+    assert not (cluster.admin.parent / "begun").exists()
+    assert "UP" == cluster.statuses()["one"]
