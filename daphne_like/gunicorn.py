@@ -124,19 +124,28 @@ def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
         raise SettingsError("gunicorn: ssl_context can't be translated")
     if getattr(cfg, "protocol", "http") != "http":
         raise SettingsError(f"gunicorn: protocol must be http, not {cfg.protocol}")
-    if getattr(cfg, "proxy_protocol", "off") not in ("off", False):
-        raise SettingsError("gunicorn: proxy_protocol can't be translated")
+    has_proxy_protocol = cfg.proxy_protocol not in ("off", False)
+    trusted = _addresses(cfg.forwarded_allow_ips)
+    if has_proxy_protocol and set(trusted) != set(_addresses(cfg.proxy_allow_ips)):
+        raise SettingsError(
+            "gunicorn: forwarded_allow_ips and proxy_allow_ips must be the same, "
+            "since here one list tells which proxies are trusted"
+        )
     margin = min(_MARGIN_SHARE * cfg.graceful_timeout, _LONGEST_MARGIN)
     translated: dict[str, object] = {
         # These hold in Gunicorn although nobody has given them.
         "timeout_graceful_shutdown": cfg.graceful_timeout - margin,
         "proxy_headers": True,
-        "forwarded_allow_ips": [*_addresses(cfg.forwarded_allow_ips), "unix"],
+        "proxy_protocol": has_proxy_protocol,
+        "forwarded_allow_ips": [*trusted, "unix"],
         "access_log_format": _ENVIRON_ATOM.sub("-", cfg.access_log_format),
     }
     for name, (ours, translate) in _TRANSLATIONS.items():
         if name in given:
             translated[ours] = translate(given[name])
+    if "websocket_max_message_size" in given:
+        # A message may be one frame.
+        translated["websocket_max_frame_size"] = given["websocket_max_message_size"]
     if cfg.cert_reqs:
         # An enumeration of Python's.
         translated["ssl_cert_reqs"] = int(cfg.cert_reqs)

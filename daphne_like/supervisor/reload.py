@@ -16,6 +16,7 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,9 @@ def load_or_explain(load: Callable[[], ASGIApplication]) -> ASGIApplication:
         reason = explain(error)
     except SystemExit as end:
         reason = f"The application has ended the program: exit status {end.code}"
+    except Exception as error:  # noqa: BLE001
+        # With daphne_compat it comes as the application has raised it.
+        reason = "".join(traceback.format_exception(error)).rstrip("\n")
     _logger.error("%s", reason)
     return _Explained(_page(reason))
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from stepped_loop import SteppedLoop
@@ -63,8 +63,10 @@ def translated(environ: dict[str, str] | None = None, **given: Any) -> Settings:
         ({"limit_request_field_size": 0}, "limit_request_header", 0),
         ({"limit_request_fields": 50}, "limit_request_fields", 50),
         ({"limit_request_line": 1000}, "limit_request_line", 1000),
+        ({"proxy_protocol": "auto"}, "proxy_protocol", True),
         ({"root_path": "/app"}, "root_path", "/app"),
         ({"websocket_max_message_size": 5}, "websocket_max_message_size", 5),
+        ({"websocket_max_message_size": 5}, "websocket_max_frame_size", 5),
         ({"graceful_timeout": 100}, "timeout_graceful_shutdown", 97.0),
         ({"graceful_timeout": 10}, "timeout_graceful_shutdown", 9.0),
         ({"accesslog": "-"}, "access_log", "logger"),
@@ -134,7 +136,11 @@ def test_processes_and_addresses_are_gunicorns() -> None:
 @pytest.mark.parametrize(
     ("given", "environ", "error"),
     [
-        ({"proxy_protocol": "auto"}, {}, "proxy_protocol can't be translated"),
+        (
+            {"proxy_protocol": "auto", "proxy_allow_ips": "10.0.0.1"},
+            {},
+            "forwarded_allow_ips and proxy_allow_ips must be the same",
+        ),
         ({"protocol": "uwsgi"}, {}, "protocol must be http, not uwsgi"),
         ({"ssl_context": lambda cfg, make: make()}, {}, "ssl_context can't be"),
         ({"keyfile": "k.pem"}, {}, "ssl_keyfile must be given as often"),
@@ -239,9 +245,10 @@ class Harness:
         )
         wsgi = SimpleNamespace(wsgi=app)
         log = logging.getLogger("test")
+        listeners, half = [FakeListener()], cfg.timeout / 2
         # Any, since what it holds here is no server.
-        self.worker: Any = Worker(
-            1, os.getppid(), [FakeListener()], wsgi, cfg.timeout / 2, cfg, log
+        self.worker = cast(
+            "Any", Worker(1, os.getppid(), listeners, wsgi, half, cfg, log)
         )
         self.server = FakeServer()
         self.reactor = FakeReactor()
