@@ -321,10 +321,7 @@ class MergedMetrics:
 
     def snapshot(self) -> Snapshot:
         """Return the sum as it is known now."""
-        own = {
-            "counters": {"worker_restarts": dict(self._restarts)},
-            "gauges": {"workers": {"": len(self._latest)}},
-        }
+        own = {"counters": {"worker_restarts": dict(self._restarts)}}
         return merge((self._ended, *self._latest.values(), own))
 
 

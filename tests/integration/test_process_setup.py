@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import random
 import resource
 import signal
 import socket
@@ -26,6 +28,31 @@ on_linux = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="reads /proc of Linux"
 )
 pytestmark = on_linux
+
+
+# Where root has built Python in its home, nobody can import from there: shows a home
+# which differs in its permissions alone, to this process and its children.
+_READABLE = """
+import ctypes, os, subprocess, sys
+home = os.path.expanduser("~root")
+if sys.base_prefix.startswith(home + "/") and os.stat(home).st_mode & 5 != 5:
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000):
+        sys.exit("no permission to unshare")
+    inner = home + "/" + sys.base_prefix[len(home) + 1 :].split("/")[0]
+    script = (
+        "mount --make-rprivate / && mount --bind $1 /mnt"
+        " && mount -t tmpfs -o mode=755 none $0 && mkdir $1 && mount --bind /mnt $1"
+    )
+    subprocess.run(["sh", "-c", script, home, inner], check=True)
+os.execv(sys.executable, [sys.executable, "-m", "daphne_like", *sys.argv[1:]])
+"""
+READABLE = ("-c", _READABLE)
+
+
+def title(pid: int) -> str:
+    """Return what listings show of a process."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return command.rstrip(b"\0 ").decode()
 
 
 def ask(server: ServerProcess, url: str = "") -> dict[str, Any]:
@@ -60,7 +87,7 @@ def test_directory_umask_title_and_pid_file(serve: Serve, tmp_path: Path) -> Non
     assert str(tmp_path) == told["directory"]
     assert 0o27 == told["umask"]
     assert f"{pid}\n" == (tmp_path / "pid").read_text("ascii")
-    assert b"our shop" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert "our shop" == title(pid)
     assert 0 == server.stop()
     assert not (tmp_path / "pid").exists()
     log = tmp_path / "access.log"
@@ -102,7 +129,7 @@ def test_privileges_are_given_up(
     has only its groups, and no way back.
     """
     nobody = pwd.getpwnam("nobody")
-    port = next(port for port in range(700, 1000) if _is_free(port))
+    port = _privileged_port()
     path = socket_folder / "root-only.sock"
     pid_file = socket_folder / "pid"
     server = serve(
@@ -155,10 +182,55 @@ def test_an_unknown_user_is_found_before_anything_is_done(
     assert not pid_file.exists()
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        try:
+@as_root
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_have_no_privileges_either(
+    serve: Serve, socket_folder: Path, start: str
+) -> None:
+    """
+    The supervisor binds as root, and becomes the user before it starts any; it can
+    replace them as that user, and keeps the pid file.
+    """
+    nobody = pwd.getpwnam("nobody")
+    port = _privileged_port()
+    pid_file = socket_folder / f"{start}.pid"
+    server = serve(
+        *APPLICATION,
+        *("-p", str(port), "--user", "nobody", "--chdir", "/", "--workers", "1"),
+        *("--worker-start", start, "--pid-file", str(pid_file), "--no-core-dumps"),
+        *("--process-title", "our shop"),
+        program=READABLE,
+    )
+    supervisor = server.process.pid
+    told = ask(server)
+    pids = {told["pid"]}
+    for _ in range(2):
+        assert nobody.pw_uid == told["imported_by"]
+        assert [nobody.pw_uid] * 3 == told["users"]
+        assert {nobody.pw_gid} == set(told["groups"])
+        assert 0 == int(told["capabilities"], 16)
+        assert "0 0" == told["core"]
+        assert supervisor != told["pid"]
+        os.kill(told["pid"], signal.SIGKILL)
+        # Who connects meanwhile waits, unless the dead one has accepted it.
+        while told["pid"] in pids:
+            with contextlib.suppress(OSError, ValueError):
+                told = ask(server)
+        pids.add(told["pid"])
+    status = Path(f"/proc/{supervisor}/status").read_text("ascii")
+    assert f"Uid:\t{nobody.pw_uid}\t{nobody.pw_uid}\t" in status
+    assert f"{supervisor}\n" == pid_file.read_text("ascii")
+    assert "our shop: supervisor" == title(supervisor)
+    assert "our shop: worker 3" == title(told["pid"])
+
+    assert 0 == server.stop()
+    assert b"" == pid_file.read_bytes()
+
+
+def _privileged_port() -> int:
+    """Find a free one; not the one which another test finds at the same time."""
+    while True:
+        port = random.randrange(400, 1023)
+        with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+            return port

@@ -108,7 +108,9 @@ def test_the_drop_in_starts_what_exists() -> None:
 def test_systemd_waits_for_the_stop() -> None:
     """It doesn't kill a service which stops as its settings allow."""
     unit = DOCS / "systemd" / "daphne-like.service"
-    [timeout] = re.findall(r"^TimeoutStopSec=(\d+)$", unit.read_text("utf-8"), re.M)
+    [timeout] = re.findall(
+        r"^TimeoutStopSec=(\d+)$", unit.read_text("utf-8"), re.MULTILINE
+    )
     for path in (unit, FOLDER / "workers.conf"):
         assert longest_stop(settings_of(command_of(path))) < int(timeout)
 
@@ -119,7 +121,9 @@ def test_systemd_waits_for_the_stop() -> None:
 @pytest.fixture(scope="module")
 def image() -> dict[str, list[str]]:
     """Read the last stage of the Dockerfile: instructions, and what each one has."""
-    text = re.sub(r"^#.*\n", "", (FOLDER / "Dockerfile").read_text("utf-8"), flags=re.M)
+    text = re.sub(
+        r"^#.*\n", "", (FOLDER / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE
+    )
     lines = text.replace("\\\n", " ").splitlines()
     stages: list[dict[str, list[str]]] = []
     for line in filter(None, lines):
@@ -217,7 +221,11 @@ def test_probes_ask_what_is_there(pod: Any) -> None:
 
     assert {"http": settings.bind.port, "metrics": metrics} == ports
     assert str(metrics) == pod["metadata"]["annotations"]["prometheus.io/port"]
-    for name, path in (("startup", "ready"), ("readiness", "ready"), ("liveness", "live")):
+    for name, path in (
+        ("startup", "ready"),
+        ("readiness", "ready"),
+        ("liveness", "live"),
+    ):
         asked = container[f"{name}Probe"]["httpGet"]
         assert {"path": f"/health/{path}", "port": "metrics"} == asked
 

@@ -85,6 +85,7 @@ PUBLIC_NAMES = {
         "Connections",
         "EverySecond",
         "give_notice",
+        "longest_stop",
         "take_last_requests",
         "wind_down",
     ],

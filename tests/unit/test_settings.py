@@ -464,8 +464,14 @@ def test_headers_of_a_proxy_need_the_proxy_to_be_believed() -> None:
     """Naming a header that isn't looked at is an error, not a silent nothing."""
     section = ProxySettings(proxy_headers=True, proxy_headers_port="X-Port")
     assert section.proxy_headers_port == "X-Port"
-    with pytest.raises(SettingsError, match=r"^proxy_headers_port has no effect"):
-        ProxySettings(proxy_headers_port="X-Port")
+    for name, value in {
+        "proxy_headers_port": "X-Port",
+        "proxy_headers_authority": "X-Forwarded-Host",
+        "proxy_headers_prefix": "X-Forwarded-Prefix",
+        "proxy_headers_forwarded": "only",
+    }.items():
+        with pytest.raises(SettingsError, match=rf"^{name} has no effect"):
+            Settings.of(**{name: value})
 
 
 def test_response_headers_are_encoded_as_asgi_has_them() -> None:

@@ -18,8 +18,8 @@ from proxy_headers import (
     UDP4,
     UNIX,
     UNSPECIFIED,
-    tlv,
     tls_tlv,
+    tlv,
     v2,
     with_checksum,
 )

@@ -12,12 +12,13 @@ from typing import Any, cast
 import pytest
 from certificates import Authority
 from event_loops import LOOPS, run_on
-from proxy_headers import CLIENT_AND_SERVER, LOCAL, TCP4, UNIX, tlv, v2
+from proxy_headers import CLIENT_AND_SERVER, LOCAL, TCP4, UNIX, tls_tlv, tlv, v2
 from recorded_log import RecordedLog
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from daphne_like.listeners import pending
 from daphne_like.listeners.endpoints import endpoint_from_string
+from daphne_like.listeners.proxy_protocol import Announced, read_header
 from daphne_like.listeners.proxy_transports import ProxyHeaders, ProxyPolicy
 from daphne_like.listeners.transports import LoopTransport
 from daphne_like.protocols.connections import describe
@@ -27,6 +28,14 @@ HEADER = v2(TCP4, tlvs=tlv(5, b"an id"))
 CLIENT = IPv4Address("TCP", "192.0.2.1", 4711)
 SERVER = IPv4Address("TCP", "203.0.113.5", 443)
 PROXY = ("10.0.0.2", 40000)
+
+
+def read_announced(header: bytes) -> Announced:
+    """Read a header which announces a client."""
+    found = read_header(header)
+    assert found is not None
+    assert found[0] is not None
+    return found[0]
 
 
 class Echo:
@@ -208,6 +217,54 @@ def test_a_client_on_a_unix_socket_of_the_proxys() -> None:
     assert connection.proxy["proxy"] is None
 
 
+def test_tls_of_the_connection_itself_comes_first() -> None:
+    """The proxy's view of it is in its own extension; the scheme is the client's."""
+
+    class Secure:
+        announced = read_announced(v2(TCP4, tlvs=tls_tlv(1, {0x21: b"TLSv1.2"})))
+
+        def getHandle(self) -> Any:
+            """Be a connection of pyOpenSSL."""
+            return type(
+                "Handle",
+                (),
+                {
+                    "get_cipher_name": lambda _: None,
+                    "get_certificate": lambda _: None,
+                    "get_verified_chain": lambda _: None,
+                    "get_protocol_version_name": lambda _: "TLSv1.3",
+                },
+            )()
+
+        def getPeer(self) -> Any:
+            """Tell the client."""
+            return self.announced.source
+
+        def getHost(self) -> Any:
+            """Tell the server."""
+            return self.announced.destination
+
+        def true_peer(self) -> Any:
+            """Tell the proxy."""
+            return IPv4Address("TCP", *PROXY)
+
+    connection = describe(cast("Any", Secure()), "https")
+
+    assert connection.tls is not None
+    assert connection.proxy is not None
+    assert 0x0304 == connection.tls["tls_version"]
+    assert "TLSv1.2" == connection.proxy["ssl_version"]
+
+
+def test_a_proxy_that_encrypts_what_came_in_the_clear() -> None:
+    """The scheme is http: what the client sees."""
+    listener = Listener()
+    wire = listener.accept()
+    wire.deliver(v2(TCP4, tlvs=tls_tlv(0, {})))
+
+    assert "http" == describe(listener.echo.transport, "https").scheme
+
+
 # Whom to believe
 
 
@@ -230,10 +287,9 @@ def test_a_stranger_is_not_listened_to(
     assert wire.ended
     assert listener.echo.connected is None
     assert not listener.headers.pending
-    assert [
-        f"WARNING Closing a connection of {name} to a listener with the PROXY "
-        "protocol: it isn't in forwarded_allow_ips"
-    ] == log.take()
+    (line,) = log.take()
+    assert line.startswith(f"WARNING Closing a connection of {name} to a listener ")
+    assert line.endswith(": it isn't in forwarded_allow_ips")
 
 
 def test_trusting_everyone_is_warned_of(log: RecordedLog) -> None:
@@ -285,6 +341,15 @@ def test_a_mistake_is_a_warning_once(log: RecordedLog) -> None:
     assert "203.0.113.66" in second
 
 
+def test_warnings_have_a_limit(log: RecordedLog) -> None:
+    """Not even a peer that finds always new mistakes fills the log."""
+    listener = Listener()
+    for command in range(0x30, 0x70):
+        listener.accept().deliver(v2(TCP4, command=command))
+
+    assert 20 == len(log.take())
+
+
 @pytest.mark.parametrize("beginning", [b"", HEADER[:-1]])
 def test_a_header_has_a_deadline(beginning: bytes, log: RecordedLog) -> None:
     """Whoever is silent, or slow, is cut."""
@@ -300,8 +365,7 @@ def test_a_header_has_a_deadline(beginning: bytes, log: RecordedLog) -> None:
 
     asyncio.run(asyncio.wait_for(wait(), 20))
     (line,) = log.take()
-    expected = "no complete header" if beginning else "no header"
-    assert line.endswith(f"{expected} came in time")
+    assert line.endswith("no complete header came in time")
 
 
 def test_the_deadline_ends_with_the_header() -> None:
@@ -343,7 +407,10 @@ def test_the_silent_give_way(monkeypatch: pytest.MonkeyPatch, log: RecordedLog) 
 
 
 def test_a_stopping_listener_waits_for_the_last_headers(log: RecordedLog) -> None:
-    """A request which is on its way is served; who stays silent is closed soon."""
+    """
+    A request which is on its way is served; who stays silent is closed soon, of which
+    nobody need be warned.
+    """
 
     async def stop() -> None:
         listener = Listener()
@@ -357,7 +424,7 @@ def test_a_stopping_listener_waits_for_the_last_headers(log: RecordedLog) -> Non
         assert not prompt.ended
 
     asyncio.run(asyncio.wait_for(stop(), 20))
-    log.take()
+    assert [] == log.take()
 
 
 # With real sockets and loops

@@ -56,6 +56,9 @@ class Connection:
         """Tell it."""
         return self.told
 
+    def last_call(self) -> None:
+        """Do nothing."""
+
     def drain(self) -> None:
         """Do nothing."""
 
