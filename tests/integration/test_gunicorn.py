@@ -240,15 +240,10 @@ def test_a_stop_lets_requests_end(gunicorn: Gunicorn, loop: str) -> None:
     assert "application: stopped" in server.log
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_a_quick_stop_waits_for_nothing(
-    gunicorn: Gunicorn, number: int, loop: str
-) -> None:
+def test_a_quick_stop_waits_for_nothing(gunicorn: Gunicorn, number: int) -> None:
     """SIGINT or SIGQUIT cuts what is in flight, and still ends the lifespan."""
-    server = gunicorn(
-        *("--graceful-timeout", "30"), environment={"DAPHNE_LIKE_LOOP": loop}
-    )
+    server = gunicorn()
     with connect(server.url) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
         read_until(sock, b"begun")
