@@ -37,6 +37,7 @@ from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import SettingsError, StartError
+from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.listeners.endpoints import (
     LoopPort,
     bind_all,
@@ -85,6 +86,10 @@ if TYPE_CHECKING:
 __all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
+
+# What run() has bound before it makes the server; not passed as an argument, since
+# constructors of subclasses are called by the settings alone.
+_bound: BoundEndpoints | None = None
 
 # What is spoken, by the setting.
 _VERSIONS = {"auto": "HTTP/1.1 and 2", "1.1": "HTTP/1.1", "2": "HTTP/2"}
@@ -156,12 +161,12 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        self._endpoints = configured_endpoints(
-            settings.bind, settings.tls, settings.proxy
-        )
-        self._redirects = redirect_endpoints(
-            settings.tls.redirect_https, settings.bind, settings.proxy
-        )
+        if _bound is not None and _bound.fits(settings):
+            self._endpoints, self._redirects = _bound.endpoints, _bound.redirects
+        else:
+            bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+            self._endpoints = configured_endpoints(bind, tls, proxy)
+            self._redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
@@ -211,10 +216,6 @@ class Server(Service):
         except BaseException:
             self._unbind()
             raise
-
-    def _take_over(self, bound: _Bound) -> None:
-        """Serve on endpoints which were bound before this server was made."""
-        self._endpoints, self._redirects = bound.endpoints, bound.redirects
 
     def _unbind(self) -> None:
         for endpoint in self._own_endpoints:
@@ -683,6 +684,7 @@ def run(
     load_application: Callable[[], ASGIApplication] | None = None,
     make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
     prepare: Callable[[Server], object] | None = None,
+    bound: BoundEndpoints | None = None,
 ) -> None:
     """
     Serve in a process of its own until a signal comes.
@@ -694,6 +696,7 @@ def run(
             import that.
         make_server: Returns the server, where another class is to be used.
         prepare: Gets the server before it runs.
+        bound: What it is to listen on, bound already.
 
     Raises:
         SystemExit: The server could not start; with the exit status.
@@ -706,27 +709,26 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
-    bound: _Bound | None = None
+    global _bound  # noqa: PLW0603 - see there
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
         if will_become_user(settings.process):
             # What belongs to the application is no business of root's.
-            bound = _Bound(settings)
+            bound = BoundEndpoints(settings)
             become_user(settings.process)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
             application = load_application()
+        _bound = bound
         if make_server is None:
             server = Server(application, settings=settings)
         else:
             server = make_server(application, settings)
         if prepare is not None:
             prepare(server)
-        if bound is not None:
-            server._take_over(bound)
-            bound = None
+        bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
@@ -734,43 +736,13 @@ def run(
             notifier.failed(error)
         raise
     finally:
+        _bound = None
         if bound is not None:
             bound.close()
     server.run()
 
 
 # -- The parts -----------------------------------------------------------------
-
-
-class _Bound:
-    """
-    The endpoints of the settings, bound before there is a server.
-
-    Those of Twisted's own are bound later, when the reactor runs.
-
-    Raises:
-        ListenError: An address can't be bound.
-        SettingsError: A setting is wrong.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
-        self.endpoints = configured_endpoints(bind, tls, proxy)
-        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
-        try:
-            bind_all(self._own)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        for endpoint in self._own:
-            endpoint.close()
-
-    @property
-    def _own(self) -> list[SocketEndpoint]:
-        pairs = (*self.endpoints, *self.redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:

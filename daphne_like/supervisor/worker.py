@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import socket
 
     from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.listeners.bound import BoundEndpoints
     from daphne_like.settings import Settings
 
 __all__ = [
@@ -86,6 +87,7 @@ class Assignment:
         sockets: What it listens on, by endpoint.
         inspection: Descriptor of a file in which it writes what it is doing.
         application: It was loaded before the fork.
+        bound: The endpoints with their certificates; none in a new interpreter.
         kept: What must stay open.
     """
 
@@ -95,6 +97,7 @@ class Assignment:
     sockets: Sequence[Sequence[socket.socket]]
     inspection: int
     application: ASGIApplication | None = None
+    bound: BoundEndpoints | None = None
     kept: list[object] = field(default_factory=list)
 
 
@@ -138,7 +141,7 @@ def serve(assignment: Assignment, program: Program) -> None:
         made.join_supervisor(link, assignment.sockets)
 
     try:
-        server.run(assignment.settings, load, make_server, prepare)
+        server.run(assignment.settings, load, make_server, prepare, assignment.bound)
     except StartError as error:
         link.failed(error)
         raise
