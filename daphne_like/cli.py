@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
@@ -189,17 +190,21 @@ class CommandLineInterface:
 
     def _serve(self, settings: Settings) -> int:
         from daphne_like.observability.logs import configure_logging
+        from daphne_like.process_setup import PidFile, set_up
 
+        settings = set_up(settings)
         configure_logging(settings.log)
-        if settings.workers.supervised:
-            from daphne_like.supervisor import supervisor
+        with PidFile(settings.process.pid_file):
+            if settings.workers.supervised:
+                from daphne_like.supervisor import supervisor
 
-            return supervisor.run(settings, self)
+                return supervisor.run(settings, self)
 
-        from daphne_like import server
+            from daphne_like import server
 
-        server.run(settings, lambda: self.load_application(settings), self.make_server)
-        return 0
+            load = partial(self.load_application, settings)
+            server.run(settings, load, self.make_server)
+            return 0
 
     def run_as_worker(self, assignment: Assignment) -> NoReturn:
         """Serve in a process which a supervisor has started, and end it."""

@@ -87,6 +87,14 @@ class InvalidMessage(ValueError):
     """
 
 
+# Statuses which nothing but a limit leads to.
+_LIMITS = {
+    413: "limit_request_body",
+    414: "limit_request_line",
+    431: "limit_request_header",
+}
+
+
 class RequestRejected(Exception):
     """
     The peer's request is refused before any application sees it.
@@ -96,15 +104,21 @@ class RequestRejected(Exception):
         detail: One plain-text line for the body of the answer; never holds
             anything the peer sent.
         fields: Header fields which belong to that status.
+        limit: The setting which has refused it, if one has.
     """
 
     def __init__(
-        self, status: int, detail: str, fields: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        status: int,
+        detail: str,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+        limit: str = "",
     ) -> None:
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
         self.fields = fields
+        self.limit = limit or _LIMITS.get(status, "")
 
 
 class WebSocketFailed(Exception):

@@ -52,14 +52,14 @@ from daphne_like.observability.logs import (
     join_daphne_loggers,
     reopen_log_files,
 )
+from daphne_like.process_setup import become_user, will_become_user
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import (
-    CANCEL_TIMEOUT,
-    FLUSH_TIMEOUT,
     Connections,
     EverySecond,
     give_notice,
+    longest_stop,
     take_last_requests,
     wind_down,
 )
@@ -76,11 +76,13 @@ if TYPE_CHECKING:
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.observability.metrics import Metrics
+    from daphne_like.observability.observation import Observation
     from daphne_like.operations.listener import OperationsListener
     from daphne_like.process import Superior
-    from daphne_like.settings import BindSettings, LogSettings
+    from daphne_like.settings import BindSettings
 
-__all__ = ["Server", "longest_stop", "run"]
+__all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -164,6 +166,7 @@ class Server(Service):
             scheme_of(*item) == "https" for item in self._endpoints
         ):
             raise SettingsError("redirect_https needs a listener with TLS")
+        self._observation = self._new_observation()
         self._operations = self._operations_listener()
         self._application = application
         self._signal_handlers = signal_handlers
@@ -208,6 +211,10 @@ class Server(Service):
         except BaseException:
             self._unbind()
             raise
+
+    def _take_over(self, bound: _Bound) -> None:
+        """Serve on endpoints which were bound before this server was made."""
+        self._endpoints, self._redirects = bound.endpoints, bound.redirects
 
     def _unbind(self) -> None:
         for endpoint in self._own_endpoints:
@@ -279,7 +286,32 @@ class Server(Service):
         from daphne_like.operations.listener import OperationsListener
         from daphne_like.operations.one_process import OneProcess
 
-        return OperationsListener(OneProcess(self), settings)
+        if self.metrics is None:
+            return OperationsListener(OneProcess(self), settings)
+        from daphne_like.observability.metrics import (
+            exposition,
+            require_prometheus_client,
+        )
+
+        if settings.metrics is not None:
+            require_prometheus_client()
+        return OperationsListener(
+            OneProcess(self, self.metrics.snapshot), settings, exposition
+        )
+
+    def _new_observation(self) -> Observation | None:
+        """Make what counts, traces and numbers requests, where that is wanted."""
+        settings = self.settings.operations
+        if not settings.observes:
+            return None
+        from daphne_like.observability.observation import Observation
+
+        return Observation(settings, sends=not self.settings.workers.supervised)
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What is counted; None where nothing is."""
+        return None if self._observation is None else self._observation.metrics
 
     def _no_connections(self) -> Connections:
         """Begin to keep the live connections."""
@@ -408,7 +440,7 @@ class Server(Service):
         settings = self.settings
         async with AsyncExitStack() as ending:
             notice = ending.enter_context(DrainNotice())
-            access_log = _open_access_log(settings.log, self._action_logger)
+            access_log = _open_access_log(settings, self._action_logger)
             self._access_log = access_log
             if access_log is not None:
                 ending.callback(access_log.close)
@@ -429,16 +461,19 @@ class Server(Service):
 
             loop = asyncio.get_running_loop()
             serving = Serving(
-                self._application,
+                self._observed(loop, ending),
                 settings,
                 exchange_log=self._exchange_log(access_log),
                 state=lifespan.state,
                 connections=self.connections,
                 leaving_code=lambda: 1012 if self.restarting else 1001,
                 drain_notice=notice,
+                observation=self._observation,
             )
             self._manager = serving.manager
             duties = [*serving.duties]
+            if self._observation is not None:
+                duties.append(self._observation.tick)
             duties += [certificates.look for certificates in self._certificates]
             if access_log is not None:
                 duties.append(access_log.flush)
@@ -457,9 +492,23 @@ class Server(Service):
 
     def _exchange_log(self, access_log: AccessLog | None) -> ExchangeLog | None:
         """Return what hears of each exchange."""
+        log: ExchangeLog | None = access_log
         if self._action_logger is not None:
-            return ActionLog(self._action_logger, access_log)
-        return access_log
+            log = ActionLog(self._action_logger, access_log)
+        return log if self._observation is None else self._observation.log(log)
+
+    def _observed(
+        self, loop: asyncio.AbstractEventLoop, ending: AsyncExitStack
+    ) -> ASGIApplication:
+        """Return the application, and watch over it where that is wanted."""
+        if self._observation is None:
+            return self._application
+        gauges: dict[str, Callable[[], float]] = {
+            "connections_open": lambda: len(self.connections),
+            "requests_in_flight": lambda: self.requests_in_flight,
+            "workers": lambda: 1,
+        }
+        return self._observation.begin(self._application, loop, gauges, ending)
 
     async def _listen_for_redirects(self, serving: Serving) -> None:
         """Send those who come without TLS to the first listener that has it."""
@@ -651,9 +700,14 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
+    bound: _Bound | None = None
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
+        if will_become_user(settings.process):
+            # What belongs to the application is no business of root's.
+            bound = _Bound(settings)
+            become_user(settings.process)
         if load_application is None:
             application = loading.load_application(settings.app)
         else:
@@ -664,26 +718,53 @@ def run(
             server = make_server(application, settings)
         if prepare is not None:
             prepare(server)
+        if bound is not None:
+            server._take_over(bound)
+            bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
         if (notifier := process.notifier_of_systemd()) is not None:
             notifier.failed(error)
         raise
+    finally:
+        if bound is not None:
+            bound.close()
     server.run()
 
 
-def longest_stop(settings: Settings) -> float:
-    """Tell how many seconds a server may take to stop."""
-    return (
-        settings.lifecycle.timeout_graceful_shutdown
-        + CANCEL_TIMEOUT
-        + 2 * FLUSH_TIMEOUT
-        + (settings.app.timeout_shutdown or inf)
-    )
-
-
 # -- The parts -----------------------------------------------------------------
+
+
+class _Bound:
+    """
+    The endpoints of the settings, bound before there is a server.
+
+    Those of Twisted's own are bound later, when the reactor runs.
+
+    Raises:
+        ListenError: An address can't be bound.
+        SettingsError: A setting is wrong.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self.endpoints = configured_endpoints(bind, tls, proxy)
+        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
+        try:
+            bind_all(self._own)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for endpoint in self._own:
+            endpoint.close()
+
+    @property
+    def _own(self) -> list[SocketEndpoint]:
+        pairs = (*self.endpoints, *self.redirects)
+        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
@@ -699,12 +780,14 @@ def _names_something(bind: BindSettings) -> bool:
 
 
 def _open_access_log(
-    settings: LogSettings, action_logger: ActionLogger | None
+    settings: Settings, action_logger: ActionLogger | None
 ) -> AccessLog | None:
-    target = settings.access_log_target
-    if target is None or (action_logger is not None and settings.access_log is None):
+    log = settings.log
+    target = log.access_log_target
+    if target is None or (action_logger is not None and log.access_log is None):
         return None
-    return AccessLog(target, settings.access_log_format)
+    header = settings.operations.request_id_header or "X-Request-ID"
+    return AccessLog(target, log.access_log_format, request_id_header=header)
 
 
 def _addresses(port: IListeningPort) -> Iterable[Any]:

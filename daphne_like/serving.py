@@ -32,7 +32,7 @@ from daphne_like.errors import ListenError
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
-from daphne_like.protocols.negotiation import HTTPFactory
+from daphne_like.protocols.negotiation import CountingHTTPFactory, HTTPFactory
 from daphne_like.protocols.websocket import WebSocketContext
 from daphne_like.winding_down import Connections
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from daphne_like.asgi.drain_notice import DrainNotice
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.observability.observation import Observation
     from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import HTTPSettings, Settings
 
@@ -65,6 +66,7 @@ class Serving:
         connections: Takes in the live ones.
         leaving_code: Tells with which code WebSockets are closed at the end.
         drain_notice: Tells the application of the end, if anything does.
+        observation: What counts and numbers requests, if anything does.
 
     Attributes:
         manager: Runs the application's instances.
@@ -82,6 +84,7 @@ class Serving:
         connections: Connections | None = None,
         leaving_code: Callable[[], int] = lambda: 1001,
         drain_notice: DrainNotice | None = None,
+        observation: Observation | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         wheel = DeadlineWheel(loop.time)
@@ -95,6 +98,7 @@ class Serving:
         self._exchanges = self._exchange_context(
             settings, wheel, headers, exchange_log, state
         )
+        http, websocket = self._observe(settings, observation)
         if drain_notice is not None:
             extensions = with_drain_state(drain_notice.state)
             self._exchanges = replace(self._exchanges, extensions=extensions)
@@ -107,14 +111,12 @@ class Serving:
                 wheel,
                 loop.call_soon,
                 leaving_code,
+                self._exchanges.limit_hit,
             ),
         )
-        open_stream = stream_class(
-            settings.http.request_buffer_size, filled=settings.app.daphne_compat
-        )
         self._context = HTTPContext(
-            open_stream=partial(open_stream, self._exchanges),
-            open_websocket=partial(WebSocketStream, websockets),
+            open_stream=partial(http, self._exchanges),
+            open_websocket=partial(websocket, websockets),
             settings=settings.http,
             default_headers=headers,
             wheel=wheel,
@@ -122,7 +124,29 @@ class Serving:
             connections=self.connections,
             http2=settings.http2,
             daphne_compat=settings.app.daphne_compat,
+            limit_hit=self._exchanges.limit_hit,
         )
+
+    def _observe(
+        self, settings: Settings, observation: Observation | None
+    ) -> tuple[type[HTTPStream], type[WebSocketStream]]:
+        """Choose the classes of streams, by what they have to tell."""
+        http = stream_class(
+            settings.http.request_buffer_size, filled=settings.app.daphne_compat
+        )
+        self._make_factory: Callable[[HTTPContext], HTTPFactory] = HTTPFactory
+        if observation is None:
+            return http, WebSocketStream
+        from daphne_like.asgi.observed_streams import observed
+
+        metrics = observation.metrics
+        self._exchanges = context = replace(
+            self._exchanges, metrics=metrics, request_ids=observation.request_ids
+        )
+        if metrics is not None:
+            self._exchanges = replace(context, limit_hit=metrics.limit_hit)
+            self._make_factory = partial(CountingHTTPFactory, metrics)
+        return observed(http, context), observed(WebSocketStream, context)
 
     def _exchange_context(
         self,
@@ -152,14 +176,14 @@ class Serving:
 
     def factory(self, scheme: str) -> HTTPFactory:
         """Make the factory of the connections which come by a listener."""
-        return HTTPFactory(replace(self._context, scheme=scheme))
+        return self._make_factory(replace(self._context, scheme=scheme))
 
     def factory_of(self, application: ASGIApplication) -> HTTPFactory:
         """Make the factory of a listener for another application, without TLS."""
         manager = ApplicationManager(application, asyncio.get_running_loop())
         open_stream = partial(HTTPStream, replace(self._exchanges, manager=manager))
         # WebSockets, too: an answer which isn't 101 denies them.
-        return HTTPFactory(
+        return self._make_factory(
             replace(
                 self._context,
                 open_stream=open_stream,

@@ -35,12 +35,13 @@ from daphne_like.asgi.loading import explain, load_application
 from daphne_like.cli import CommandLineInterface
 from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
 from daphne_like.observability.logs import TwistedHandler, configure_logging
+from daphne_like.process_setup import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from daphne_like.server import Server
-    from daphne_like.settings import Settings
+    from daphne_like.settings import ProcessSettings, Settings
 
 __all__ = ["Options", "makeService"]
 
@@ -55,6 +56,16 @@ _LATE_MODULES = (
     "daphne_like.protocols.websocket_autobahn",
     "encodings.idna",
 )
+
+
+# Settings of the process, and how twistd is told the same.
+_TWISTD_OPTIONS = {
+    "chdir": "--rundir",
+    "group": "--gid",
+    "pid_file": "--pidfile",
+    "umask": "--umask",
+    "user": "--uid",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,7 +129,9 @@ def makeService(options: Options) -> Service:
         settings = _with_absolute_paths(settings)
     command_line = options.command_line
     try:
+        _check_process(settings.process)
         _check_daemon(twistd_options)
+        settings = set_up(settings)
         configure_logging(settings.log, TwistedHandler())
         settings = process.with_sockets_of_systemd(settings)
         application = load_application(settings.app, command_line.load_asgi_app)
@@ -147,6 +160,13 @@ def _check_daemon(twistd_options: Mapping[str, object]) -> None:
     # The newer runner, "twist", has no such option and never forks.
     if hasattr(select, "kqueue") and not twistd_options.get("nodaemon", True):
         raise SettingsError("no daemons on this system: use twistd -n")
+
+
+def _check_process(settings: ProcessSettings) -> None:
+    """Refuse what is twistd's to do, by its own options."""
+    for name, option in _TWISTD_OPTIONS.items():
+        if getattr(settings, name) is not None:
+            raise SettingsError(f"{name}: twistd does that; use twistd {option}")
 
 
 def _leave(error: StartError) -> NoReturn:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from daphne_like.protocols.interfaces import LiveConnection
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.drain_notice import DrainNotice
-    from daphne_like.settings import LifecycleSettings
+    from daphne_like.settings import LifecycleSettings, Settings
 
 __all__ = [
     "CANCEL_TIMEOUT",
@@ -31,6 +32,7 @@ __all__ = [
     "Connections",
     "EverySecond",
     "give_notice",
+    "longest_stop",
     "take_last_requests",
     "wind_down",
 ]
@@ -63,6 +65,7 @@ class Connections(set[LiveConnection]):
     def __init__(self) -> None:
         super().__init__()
         self._draining = False
+        self._last_call = False
         self._waiters: list[asyncio.Future[None]] = []
 
     def add(self, connection: LiveConnection) -> None:
@@ -70,6 +73,8 @@ class Connections(set[LiveConnection]):
         super().add(connection)
         if self._draining:
             asyncio.get_running_loop().call_soon(connection.drain)
+        elif self._last_call:
+            asyncio.get_running_loop().call_soon(connection.last_call)
 
     def discard(self, connection: object) -> None:
         """Remove a connection that is lost."""
@@ -79,6 +84,12 @@ class Connections(set[LiveConnection]):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def last_call(self) -> None:
+        """Let each answer one more request, and close then."""
+        self._last_call = True
+        for connection in list(self):
+            connection.last_call()
 
     def drain(self) -> None:
         """Let each answer what it has received, and close."""
@@ -121,6 +132,16 @@ class EverySecond:
             self._loop.call_soon(duty)
 
 
+def longest_stop(settings: Settings) -> float:
+    """Tell how many seconds a server may take to stop."""
+    return (
+        settings.lifecycle.timeout_graceful_shutdown
+        + CANCEL_TIMEOUT
+        + 2 * FLUSH_TIMEOUT
+        + (settings.app.timeout_shutdown or inf)
+    )
+
+
 async def give_notice(notice: DrainNotice) -> None:
     """Tell the application that the end begins; when this returns, it has heard."""
     notice.give()
@@ -135,13 +156,15 @@ async def take_last_requests(
     Let those who connected at the last moment send what they have come for.
 
     Nobody else answers them, although a successor may already wait for the
-    next client on the same socket.
+    next client on the same socket. Those who ask again and again on one connection
+    hear that it will be closed, and don't find it closed when they ask.
 
     Args:
         connections: The live ones; no socket listens any more.
         timeout: Seconds which they may take at most.
         impatience: Set when nobody wants to wait any longer.
     """
+    connections.last_call()
     for _ in range(_TURNS_TO_CONNECT):
         await asyncio.sleep(0)
     patience = min(_LAST_REQUESTS_TIMEOUT, timeout)

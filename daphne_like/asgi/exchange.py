@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from daphne_like.asgi.error_pages import plain_page
 from daphne_like.asgi.scope import http_scope
 from daphne_like.errors import ClientDisconnected, InvalidMessage
-from daphne_like.protocols.interfaces import Connection
+from daphne_like.protocols.interfaces import Connection, ignore_limit
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -36,8 +36,15 @@ if TYPE_CHECKING:
     from daphne_like.asgi.scope import ScopeBuilder
     from daphne_like.asgi.types import Message
     from daphne_like.observability.log_formats import ExchangeLog
+    from daphne_like.observability.metrics import Metrics
+    from daphne_like.observability.request_ids import RequestIDs
     from daphne_like.protocols.deadlines import DeadlineWheel
-    from daphne_like.protocols.interfaces import Header, RequestHead, StreamSender
+    from daphne_like.protocols.interfaces import (
+        Header,
+        LimitHit,
+        RequestHead,
+        StreamSender,
+    )
 
 __all__ = [
     "Exchange",
@@ -85,6 +92,10 @@ class ExchangeContext:
         build_scope: Makes the scope of a request.
         error_page: Makes the body of an answer in the application's stead.
         version_status: Answers a WebSocket of an unknown version.
+        limit_hit: Is told of each limit that holds.
+        metrics: Counts what observed streams tell it
+            (:mod:`~daphne_like.asgi.observed_streams`).
+        request_ids: Gives these an id.
         extensions: Those which each HTTP exchange can use. The dicts inside are
             shared, as they tell nothing of it.
     """
@@ -102,6 +113,9 @@ class ExchangeContext:
     build_scope: ScopeBuilder = http_scope
     error_page: ErrorPage = plain_page
     version_status: int = 426
+    limit_hit: LimitHit = ignore_limit
+    metrics: Metrics | None = None
+    request_ids: RequestIDs | None = None
     extensions: dict[str, dict[str, object]] = field(
         default_factory=lambda: with_drain_state({"begun": False})
     )
@@ -177,7 +191,10 @@ class Exchange:
     def _is_busy(self) -> bool:
         """Whether as many applications are running as may."""
         context = self._context
-        return 0 < context.limit_concurrency <= len(context.manager.running)
+        busy = 0 < context.limit_concurrency <= len(context.manager.running)
+        if busy:
+            context.limit_hit("limit_concurrency")
+        return busy
 
     def _mount(self) -> str:
         """

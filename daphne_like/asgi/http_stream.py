@@ -143,6 +143,8 @@ class HTTPStream(Exchange):
         """Answer in the application's stead and end the connection."""
         if self._state.is_over:
             return
+        if rejection.limit:
+            self._context.limit_hit(rejection.limit)
         if self._is_held():
             self.answer(
                 rejection.status, rejection.detail, rejection.fields, close=True

@@ -417,7 +417,13 @@ class WebSocketStream(Exchange):
     def deadline_passed(self, now: float) -> None:
         """Refuse what wasn't accepted in time, or cancel the application."""
         if self._state is _CONNECTING:
-            self._deny(RequestRejected(403, "The application took too long."))
+            self._deny(
+                RequestRejected(
+                    403,
+                    "The application took too long.",
+                    limit="websocket_connect_timeout",
+                )
+            )
         elif self._state.is_over:
             super().deadline_passed(now)
 
@@ -512,7 +518,8 @@ _DENYING = ExchangeState(
 _OPEN = ExchangeState(
     "while the WebSocket is open",
     {
-        "websocket.send": WebSocketStream._send_message,
+        # Looked up again, since observed streams have one of their own.
+        "websocket.send": lambda stream, message: stream._send_message(message),
         "websocket.close": WebSocketStream._close,
     },
 )

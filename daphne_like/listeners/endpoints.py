@@ -961,6 +961,8 @@ class SocketEndpoint:
             return None
         try:
             status = os.lstat(self._source.path)
+        except PermissionError:
+            return self._file  # root has bound it, and we are root no more
         except OSError:
             return None
         return status.st_dev, status.st_ino

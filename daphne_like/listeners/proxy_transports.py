@@ -36,6 +36,10 @@ _logger = logging.getLogger("daphne_like.server")
 # bytes are mostly here already.
 _LAST_HEADERS_TIMEOUT = 0.1
 
+_TOO_LATE = "no complete header came in time"
+# Warned of by a listener; some hold a part of what came.
+_MOST_REASONS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyPolicy:
@@ -90,10 +94,10 @@ class ProxyHeaders(PendingConnections):
         It mostly is one mistake in a configuration, which all connections have in
         common: it is a warning once, and details from then on.
         """
-        level = logging.DEBUG if reason in self._reported else logging.WARNING
-        # The reasons are few, but for those which hold a part of a header.
-        if len(self._reported) < 100:
+        level = logging.DEBUG
+        if reason not in self._reported and len(self._reported) < _MOST_REASONS:
             self._reported.add(reason)
+            level = logging.WARNING
         _logger.log(
             level,
             "Closing a connection of %s to a listener with the PROXY protocol: %s",
@@ -103,6 +107,7 @@ class ProxyHeaders(PendingConnections):
 
     def close(self) -> None:
         """Leave them a moment, so that no request is lost which is here already."""
+        self._reported.add(_TOO_LATE)  # it's no mistake now
         for reader in [*self.pending]:
             self.limit(reader, _LAST_HEADERS_TIMEOUT)
 
@@ -169,8 +174,7 @@ class _HeaderReader(asyncio.Protocol):
 
     def give_up(self) -> None:
         """Close: the header takes too long, or others need the room."""
-        what = "no" if self.is_idle else "no complete"
-        self._refuse(f"{what} header came in time")
+        self._refuse(_TOO_LATE)
 
     @property
     def _host(self) -> str | None:

@@ -63,6 +63,7 @@ class AccessLog:
             as its message and the fields of the JSON format as its attributes;
             anything else is the path of a file to append to.
         line_format: ``daphne``, ``json``, or a text with atoms such as ``%(h)s``.
+        request_id_header: The header field with the id of a request.
         clock: Seconds since the epoch.
 
     Raises:
@@ -74,11 +75,13 @@ class AccessLog:
         destination: str,
         line_format: str = "daphne",
         *,
+        request_id_header: str = "X-Request-ID",
         clock: Callable[[], float] = time.time,
     ) -> None:
         wall_clock = WallClock(clock)
-        self._field_values = field_values(wall_clock)
-        self._line = compile_format(line_format, wall_clock)
+        id_name = request_id_header.lower().encode()
+        self._field_values = field_values(wall_clock, id_name)
+        self._line = compile_format(line_format, wall_clock, id_name)
         self._websocket_line: Callable[[Exchange, str], str] | None = None
         if line_format == "daphne":
             self._websocket_line = daphne_websocket_format(wall_clock)

@@ -161,9 +161,16 @@ Render = Callable[[Exchange], str]
 _FieldValue = str | int | float | None
 
 
-def compile_format(line_format: str, wall_clock: WallClock) -> Render:
+def compile_format(
+    line_format: str, wall_clock: WallClock, request_id_name: bytes = b"x-request-id"
+) -> Render:
     """
     Make the function for a format: ``daphne``, ``json``, or a text with atoms.
+
+    Args:
+        line_format: The format.
+        wall_clock: Tells the time.
+        request_id_name: The header field with the id of a request, in lower case.
 
     Raises:
         SettingsError: The format can't be understood.
@@ -171,7 +178,7 @@ def compile_format(line_format: str, wall_clock: WallClock) -> Render:
     if line_format == "daphne":
         return _daphne_format(wall_clock)
     if line_format == "json":
-        return _json_format(wall_clock)
+        return _json_format(wall_clock, request_id_name)
     return _atom_format(line_format, wall_clock)
 
 
@@ -258,7 +265,7 @@ FIELD_NAMES = (
 
 
 def field_values(
-    wall_clock: WallClock,
+    wall_clock: WallClock, request_id_name: bytes = b"x-request-id"
 ) -> Callable[[Exchange], tuple[_FieldValue, ...]]:
     """
     Make the function which gives the values of :data:`FIELD_NAMES`.
@@ -273,10 +280,10 @@ def field_values(
         path, _, query = exchange.target.partition(b"?")
         headers = dict(exchange.request_headers)
         header = headers.get
-        request_id = header(b"x-request-id")
+        request_id = header(request_id_name)
         if request_id is None:
             # Many applications number requests themselves and tell the client.
-            request_id = _last(exchange.response_headers, b"x-request-id")
+            request_id = _last(exchange.response_headers, request_id_name)
         return (
             now(),
             None if client is None else client[0],
@@ -301,9 +308,9 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
-def _json_format(wall_clock: WallClock) -> Render:
+def _json_format(wall_clock: WallClock, request_id_name: bytes) -> Render:
     """One JSON object a line, ASCII, with the keys of :data:`FIELD_NAMES`."""
-    values = field_values(wall_clock)
+    values = field_values(wall_clock, request_id_name)
     # Not ``json.dumps``: 2.3 against 3.6 microseconds (timeit, CPython 3.13).
     template = "{" + ", ".join(f'"{name}": %s' for name in FIELD_NAMES) + "}"
 

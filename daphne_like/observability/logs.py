@@ -73,6 +73,11 @@ def configure_logging(
         logging.basicConfig(level=level, format=settings.log_fmt)
     else:
         logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
+    if "%(request_id)" in settings.log_fmt:
+        from daphne_like.observability.request_ids import RequestIDFilter
+
+        for each in logging.getLogger().handlers:
+            each.addFilter(RequestIDFilter())
     if settings.verbosity < 2:
         # Twisted tells of each factory and port it starts, which are not the user's.
         logging.getLogger("twisted").setLevel(logging.WARNING)

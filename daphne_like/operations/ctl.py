@@ -232,9 +232,9 @@ class _Server:
             response = connection.getresponse()
             status, text = response.status, response.read()
             answer = json.loads(text)
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             raise _Failed(self._explain(error), UNREACHABLE) from None
-        except ValueError:
+        except (http.client.HTTPException, ValueError):
             raise _Failed(
                 f"{self._path}: what answers is no daphne-like", UNREACHABLE
             ) from None
@@ -245,13 +245,13 @@ class _Server:
             raise _Failed(str(reason or f"status {status}"), REFUSED)
         return answer
 
-    def _explain(self, error: Exception) -> str:
+    def _explain(self, error: OSError) -> str:
         if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
             return f"no server listens on {self._path}"
         if isinstance(error, TimeoutError):
             return f"the server on {self._path} doesn't answer; is its loop blocked?"
-        reason = getattr(error, "strerror", None) or str(error) or "it hung up"
-        return f"{self._path}: {reason}"
+        # Only http.client raises one without a number: no answer came.
+        return f"{self._path}: {error.strerror or 'the server has hung up'}"
 
 
 # -- The commands ------------------------------------------------------------

@@ -21,6 +21,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.listeners.endpoints import (
     LoopPort,
     build_endpoint_description_strings,
@@ -56,10 +57,9 @@ _SETTINGS = Settings.of(
     limit_connections=64,
     limit_concurrency=64,
     timeout_keep_alive=15.0,
+    # For answers which are under way when the listener stops.
+    timeout_graceful_shutdown=1.0,
 )
-
-# How long answers which are under way get when the listener stops, in seconds.
-_STOP_TIMEOUT = 1.0
 
 
 class OperationsListener:
@@ -172,7 +172,11 @@ class _Part:
         serving, every_second = self._serving, self._every_second
         if serving is not None:
             await wind_down(
-                serving.connections, serving.manager, _STOP_TIMEOUT, asyncio.Event()
+                serving.connections,
+                serving.manager,
+                DrainNotice(),
+                _SETTINGS.lifecycle,
+                asyncio.Event(),
             )
         if every_second is not None:
             every_second.__exit__()

@@ -80,12 +80,7 @@ class LiveDisplay:
         room = max(self._console.height - used_lines - _OTHER_LINES, 1)
         titles, cells = cells_of(rows)
         left_out = len(cells) - room
-        table = Table(
-            box=None,
-            header_style="bold",
-            caption=f"and {left_out} more" if left_out > 0 else None,
-            caption_justify="left",
-        )
+        table = Table(box=None, header_style="bold")
         for index, title in enumerate(titles):
             right = all(is_number(line[index]) for line in cells)
             table.add_column(title, justify="right" if right else "left", no_wrap=True)
@@ -93,4 +88,6 @@ class LiveDisplay:
             table.add_row(
                 *(Text(text, style=_PHASE_STYLES.get(text, "")) for text in line)
             )
-        return table
+        if left_out <= 0:
+            return table
+        return Group(table, Text(f" and {left_out} more", style="dim"))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from daphne_like.protocols.interfaces import ConnectionReport, LiveConnection
 
-__all__ = ["WatchedConnections", "resident_bytes", "task_rows"]
+__all__ = ["WatchedConnections", "awaited_frames", "resident_bytes", "task_rows"]
 
 # What is looked at before others get their turn.
 _A_TURN = 200
@@ -100,7 +100,7 @@ def _row(report: ConnectionReport) -> dict[str, Any]:
         "server": _address(server),
         "protocol": report.protocol,
         "tls": has_tls(transport),
-        "requests": report.requests,
+        "in_flight": report.requests,
         "doing": doing,
         "received_bytes": received,
         "sent_bytes": sent,
@@ -159,7 +159,7 @@ async def task_rows(worker: int) -> list[dict[str, Any]]:
     for count, task in enumerate(asyncio.all_tasks(), 1):
         # Where the one that asks is, everybody knows.
         if not task.done() and task is not asyncio.current_task():
-            frames = list(_awaited_frames(task.get_coro()))
+            frames = list(awaited_frames(task.get_coro()))
             _count_in(groups, worker, "task", task.get_name(), frames)
         if not count % _A_TURN:
             await asyncio.sleep(0)
@@ -192,7 +192,7 @@ def _count_in(
     }
 
 
-def _awaited_frames(awaitable: Any) -> Iterator[tuple[FrameType, int]]:
+def awaited_frames(awaitable: Any) -> Iterator[tuple[FrameType, int]]:
     """Walk from a task's coroutine to what it waits for in the end."""
     while awaitable is not None:
         for kind, inner in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import ISSLTransport
 
-from daphne_like.protocols.interfaces import Connection
+from daphne_like.protocols.interfaces import Connection, ignore_limit
 from daphne_like.protocols.tls_extension import tls_extension
 from daphne_like.settings import HTTP2Settings
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from daphne_like.protocols.deadlines import DeadlineWheel
     from daphne_like.protocols.default_headers import DefaultHeaders
-    from daphne_like.protocols.interfaces import LiveConnection, OpenStream
+    from daphne_like.protocols.interfaces import LimitHit, LiveConnection, OpenStream
     from daphne_like.settings import HTTPSettings
 
 __all__ = [
@@ -77,6 +77,7 @@ class HTTPContext:
         scheme: ``http`` or ``https``.
         http2: Which versions are spoken, and what concerns HTTP/2 alone.
         daphne_compat: HTTP/1 is read and written as leniently as Daphne does.
+        limit_hit: Is told of each limit that holds.
     """
 
     open_stream: OpenStream
@@ -89,6 +90,7 @@ class HTTPContext:
     scheme: str = "http"
     http2: HTTP2Settings = field(default_factory=HTTP2Settings)
     daphne_compat: bool = False
+    limit_hit: LimitHit = ignore_limit
 
 
 def describe(transport: Transport, scheme: str) -> Connection:

@@ -15,6 +15,7 @@ Tests: ``tests/unit/protocols/test_http1.py``.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import Enum
 from http import HTTPStatus
 from math import inf
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         ResponseFields,
         ResponseHead,
         Stream,
+        StreamSender,
         TunnelUser,
     )
 
@@ -209,7 +211,11 @@ class HTTP1Protocol:
         full = len(context.connections) >= limit > 0
         context.connections.add(self)
         if full:
-            self._refuse(RequestRejected(503, "There are too many connections."))
+            self._refuse(
+                RequestRejected(
+                    503, "There are too many connections.", limit="limit_connections"
+                )
+            )
         else:
             self._expect_head()
 
@@ -225,6 +231,29 @@ class HTTP1Protocol:
         current, self._current = self._current, None
         if current is not None:
             current.disconnected()
+
+    def last_call(self) -> None:
+        """
+        Say with the next answer that it is the last one (LiveConnection).
+
+        RFC 9112 section 9.6: "A server that sends a "close" connection option MUST
+        initiate closure of the connection after it sends the final response." Closed
+        without a word, the connection could have the client's next request under way.
+        """
+        if self._state is not _READING:
+            return
+        if self._current or self._receiving or self._queue:
+            self.drain()
+            return
+        context = self._context
+
+        def open_last(
+            head: RequestHead, connection: Connection, sender: StreamSender
+        ) -> Stream:
+            self._reader.keep_alive = False
+            return context.open_stream(head, connection, sender)
+
+        self._context = replace(context, open_stream=open_last)
 
     def drain(self) -> None:
         """Take no further request; answer what was received, then close."""
@@ -648,6 +677,7 @@ class HTTP1Protocol:
             if unsent_bytes(self.transport) < self._unsent_bytes:
                 self._await_progress()  # slow, but alive
             else:
+                self._context.limit_hit("timeout_send")
                 self.transport.abortConnection()
                 return
         if self._idle_deadline <= now:
@@ -655,12 +685,18 @@ class HTTP1Protocol:
             self._idled(now)
         if self._body_deadline <= now:
             self._body_deadline = inf
-            self._refuse(RequestRejected(408, "The request body took too long."))
+            self._refuse(
+                RequestRejected(
+                    408, "The request body took too long.", limit="timeout_request_body"
+                )
+            )
         if self._request_deadline <= now:
             self._request_deadline = inf
             if self._current is not None:
                 self._current.reject(
-                    RequestRejected(503, "The application took too long.")
+                    RequestRejected(
+                        503, "The application took too long.", limit="http_timeout"
+                    )
                 )
         deadline = self.next_deadline()
         if deadline != inf:
@@ -669,7 +705,11 @@ class HTTP1Protocol:
     def _idled(self, now: float) -> None:
         """End a connection on which nothing has come for too long."""
         if self._state is _READING and self._reader.head_begun:
-            self._refuse(RequestRejected(408, "The request took too long."))
+            self._refuse(
+                RequestRejected(
+                    408, "The request took too long.", limit="timeout_request_header"
+                )
+            )
         elif self._state is _READING and self.congested:
             # The peer is still busy with the answers.
             self._idle_deadline = now + self._keep_alive_timeout

@@ -124,6 +124,9 @@ class HTTP1Tunnel:
 
     # -- Called by the server (LiveConnection) -------------------------------
 
+    def last_call(self) -> None:
+        """Go on: nothing new begins in a tunnel (LiveConnection)."""
+
     def drain(self) -> None:
         """Let the user come to an end."""
         self._user.drain()

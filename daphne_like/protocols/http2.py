@@ -330,6 +330,7 @@ class HTTP2Protocol:
         )
         self._give_credit()
         if full:
+            self.limit_hit("limit_connections")
             self._fail(ConnectionFailed(ErrorCode.NO_ERROR, "too many connections"))
             return
         self._idle_deadline = self._after(self.limits.timeout_request_header)
@@ -366,6 +367,15 @@ class HTTP2Protocol:
         self._out.clear()
         self.wheel.remove(self)
 
+    def last_call(self) -> None:
+        """Let the client know that it should ask elsewhere from now on."""
+        if self._state is _OPEN:
+            self._state = _State.LEAVING
+            # Section 6.8: requests may be on their way. When this PING is answered
+            # the client knows, and they have come.
+            self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
+            self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+
     def report(self) -> ConnectionReport:
         """Tell how it is (LiveConnection)."""
         heads = (
@@ -387,12 +397,8 @@ class HTTP2Protocol:
                 stream.tunnel.drain()
         if not self.streams:
             self._say_goodbye()
-        elif self._state is _OPEN:
-            self._state = _State.LEAVING
-            # Section 6.8: requests may be on their way. When this PING is answered
-            # the client knows, and they have come.
-            self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
-            self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+        else:
+            self.last_call()
 
     def stop(self) -> None:
         """Close at once, whatever is in flight."""
@@ -406,9 +412,15 @@ class HTTP2Protocol:
 
     def _fail(self, failure: ConnectionFailed) -> None:
         """End the connection for an error (section 5.4.1)."""
+        if failure.code == ErrorCode.ENHANCE_YOUR_CALM:
+            self.limit_hit("http2_flood")
         self.put(goaway_frame(self._last_stream, failure.code, failure.reason))
         self._fail_streams()
         self._close()
+
+    def limit_hit(self, name: str) -> None:
+        """Tell whoever counts that a limit has held."""
+        self._context.limit_hit(name)
 
     def _fail_streams(self) -> None:
         for stream in [*self.streams.values()]:
@@ -632,6 +644,8 @@ class HTTP2Protocol:
             len(self.streams) >= self._most_streams and self._is_full()
         ):
             # Sections 5.1.2 and 8.7: it may be sent again, elsewhere.
+            if self._state in _TAKING:
+                self.limit_hit("http2_max_concurrent_streams")
             self._fail_stream(
                 stream, StreamFailed(ErrorCode.REFUSED_STREAM, "too many streams")
             )
@@ -1167,6 +1181,7 @@ class HTTP2Protocol:
             if unsent_bytes(self._transport) < self._unsent_bytes:
                 self._await_progress()  # slow, but alive
             else:
+                self.limit_hit("timeout_send")
                 self._transport.abortConnection()
                 return
         if self._head_deadline <= now:
@@ -1192,6 +1207,7 @@ class HTTP2Protocol:
             self._heard, self._ping_deadline = now, inf
         elif self._ping_deadline <= now:
             if self._heard < self._ping_deadline - options.http2_ping_timeout:
+                self.limit_hit("http2_ping_timeout")
                 self._transport.abortConnection()
                 return
             self._ping_deadline = inf

@@ -625,6 +625,7 @@ class HTTP2Stream:
                 and not self._waits_for_others()
             ):
                 # Attack: windows that stay shut, with an answer waiting for each.
+                self._connection.limit_hit("timeout_send")
                 self._connection.put(reset_frame(self.id, ErrorCode.CANCEL))
                 self._connection.was_reset(self.id)
                 self.fail()
@@ -635,7 +636,11 @@ class HTTP2Stream:
             self._body_stalled()
         if self._request_deadline <= now and self.state is not _CLOSED:
             self._request_deadline = inf
-            self.stream.reject(RequestRejected(503, "The application took too long."))
+            self.stream.reject(
+                RequestRejected(
+                    503, "The application took too long.", limit="http_timeout"
+                )
+            )
         deadline = self.next_deadline()
         if deadline != inf and self.state is not _CLOSED:
             self._watch(deadline)
@@ -650,4 +655,8 @@ class HTTP2Stream:
             self.reset(ErrorCode.NO_ERROR)
         else:
             upload.discarded = True
-            self.stream.reject(RequestRejected(408, "The request body took too long."))
+            self.stream.reject(
+                RequestRejected(
+                    408, "The request body took too long.", limit="timeout_request_body"
+                )
+            )

@@ -23,6 +23,7 @@ __all__ = [
     "Connection",
     "ConnectionReport",
     "Header",
+    "LimitHit",
     "LiveConnection",
     "OpenStream",
     "RequestHead",
@@ -32,9 +33,17 @@ __all__ = [
     "StreamSender",
     "Tunnel",
     "TunnelUser",
+    "ignore_limit",
 ]
 
 Header = tuple[bytes, bytes]
+
+LimitHit = Callable[[str], None]
+"""Is told the name of a setting when what it limits was refused or cut."""
+
+
+def ignore_limit(name: str) -> None:
+    """Do nothing (:data:`LimitHit`): nobody counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +343,9 @@ class LiveConnection(Protocol):
 
     def report(self) -> ConnectionReport:
         """Tell how it is, to the server's operator."""
+
+    def last_call(self) -> None:
+        """Answer what was received, and one more request if it comes, as the last."""
 
     def drain(self) -> None:
         """Take no further request; finish what was received, then close."""

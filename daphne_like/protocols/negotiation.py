@@ -22,9 +22,10 @@ from daphne_like.protocols.http1 import HTTP1Protocol
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
 
+    from daphne_like.observability.metrics import Metrics
     from daphne_like.protocols.connections import HTTPContext
 
-__all__ = ["HTTPFactory", "http1_protocol_class"]
+__all__ = ["CountingHTTPFactory", "HTTPFactory", "http1_protocol_class"]
 
 _ALPN = {"auto": [b"h2", b"http/1.1"], "1.1": [b"http/1.1"], "2": [b"h2"]}
 
@@ -72,3 +73,24 @@ class HTTPFactory:
 
     def doStop(self) -> None:
         """Do nothing when a listener stops (IProtocolFactory)."""
+
+
+class CountingHTTPFactory(HTTPFactory):
+    """Counts the connections of a listener, too."""
+
+    def __init__(self, metrics: Metrics, context: HTTPContext) -> None:
+        super().__init__(context)
+        self._metrics = metrics
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol:
+        """Make and count the protocol of a connection (IProtocolFactory)."""
+        self._metrics.connections += 1
+        return super().buildProtocol(addr)
+
+    def build_negotiated(self, addr: IAddress, name: bytes | None) -> IProtocol:
+        """Make and count the protocol that was chosen with ALPN, if any was."""
+        if name == b"h2":
+            # What it is not chosen for comes by buildProtocol. Nobody can choose
+            # it where it isn't spoken.
+            self._metrics.connections += 1
+        return super().build_negotiated(addr, name)

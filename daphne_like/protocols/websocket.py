@@ -23,13 +23,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from daphne_like.errors import WebSocketFailed
+from daphne_like.protocols.interfaces import ignore_limit
 from daphne_like.protocols.websocket_masking import unmasker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daphne_like.protocols.deadlines import DeadlineWheel
-    from daphne_like.protocols.interfaces import Tunnel
+    from daphne_like.protocols.interfaces import LimitHit, Tunnel
     from daphne_like.protocols.websocket_autobahn import AutobahnLane, AutobahnPool
     from daphne_like.protocols.websocket_deflate import Deflate
     from daphne_like.settings import WebSocketSettings
@@ -97,6 +98,7 @@ class WebSocketContext:
         call_soon: Calls a function when applications have had their turn.
         drain_code: Tells the close code of a server that stops: 1001 when it goes
             away, 1012 when another one takes over.
+        limit_hit: Is told of each limit that holds.
     """
 
     settings: WebSocketSettings
@@ -104,6 +106,7 @@ class WebSocketContext:
     wheel: DeadlineWheel
     call_soon: Callable[[Callable[[], None]], object]
     drain_code: Callable[[], int] = lambda: 1001
+    limit_hit: LimitHit = ignore_limit
 
     def pool(self) -> AutobahnPool:
         """Return what lends Autobahn's protocols; it is loaded by the first call."""
@@ -392,6 +395,8 @@ class WebSocketConnection:
 
         What it sends is not looked at any more.
         """
+        if code == 1009:
+            self._context.limit_hit("websocket_max_message_size")
         if not self.closing:
             self._send_close(code, reason)
         self._end(1006, reason)
@@ -522,12 +527,14 @@ class WebSocketConnection:
             if self.tunnel.unsent_bytes() < self._unsent_bytes:
                 self.congestion_changed(congested=True)  # slow, but alive
             else:
+                self._context.limit_hit("timeout_send")
                 self._cut()
                 return
         if self._expiry <= now:
             if self.closing:
                 self._cut()  # the peer never answered, or never closed
                 return
+            self._context.limit_hit("websocket_timeout")
             self.close(1000, "")
         if self._deadline <= now:
             self._look_for_life(now)
@@ -542,6 +549,7 @@ class WebSocketConnection:
             self._last_heard = self._wheel.now
             self._deadline = now + settings.ping_interval
         elif heard < 0 and settings.ping_timeout:
+            self._context.limit_hit("ping_timeout")
             self._cut()
         elif now < heard + 1 + settings.ping_interval and heard >= 0:
             self._deadline = heard + 1 + settings.ping_interval

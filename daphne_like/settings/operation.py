@@ -169,15 +169,17 @@ class WorkerSettings(Section):
     reload_dir: tuple[str, ...] = setting(
         (),
         Several(Text("DIR")),
-        "directory which is watched, repeatable; the current one by default",
+        "directory which is watched, repeatable; the current one and app_dir by default",
     )
     reload_include: tuple[str, ...] = setting(
         (),
         Several(Text("GLOB")),
-        "files which are watched, repeatable, beside *.py",
+        "pattern of files which are watched beside *.py, repeatable",
     )
     reload_exclude: tuple[str, ...] = setting(
-        (), Several(Text("GLOB")), "files and directories which are not, repeatable"
+        (),
+        Several(Text("GLOB")),
+        "pattern of files and directories which are not watched, repeatable",
     )
     reload_delay: float = setting(
         0.25,
@@ -275,3 +277,24 @@ class OperationsSettings(Section):
         "header with the id of a request, which logs name, such as X-Request-ID; one "
         "is made where a request has none; empty = no ids",
     )
+    request_id_response: bool = setting(
+        False, Flag(), "send that header back in the response, too"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse combinations of which a part would have no effect."""
+        Section.__post_init__(self)
+        if self.request_id_response and not self.request_id_header:
+            raise SettingsError(
+                "request_id_response has no effect without request_id_header"
+            )
+
+    @property
+    def counts(self) -> bool:
+        """Whether what happens is counted."""
+        return self.metrics is not None or self.statsd_host is not None
+
+    @property
+    def observes(self) -> bool:
+        """Whether requests are counted, traced or given an id."""
+        return self.counts or self.otel or bool(self.request_id_header)

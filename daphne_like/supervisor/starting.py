@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.errors import SettingsError
+from daphne_like.process_setup import set_up
 from daphne_like.supervisor.channel import Channel
 from daphne_like.supervisor.worker import Assignment, Program, put_nothing_behind
 
@@ -160,6 +161,8 @@ def main() -> None:
     for number in numbers:
         made.setdefault(number, socket.socket(fileno=number))
     program = order.program()
+    # What doesn't outlive the start of a program.
+    set_up(order.settings)
     configure_logging(order.settings.log)
     assignment = Assignment(
         order.number,

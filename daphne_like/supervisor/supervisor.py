@@ -25,9 +25,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from daphne_like import __version__, process
 from daphne_like.errors import SettingsError, StartError
@@ -38,10 +38,13 @@ from daphne_like.listeners.endpoints import (
     redirect_endpoints,
 )
 from daphne_like.observability.logs import reopen_log_files
-from daphne_like.server import longest_stop
+from daphne_like.operations.listener import OperationsListener
+from daphne_like.process_setup import become_user, set_title
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
-from daphne_like.supervisor.worker import INSPECTION_SIGNAL, Assignment, Program
+from daphne_like.supervisor.processes import WorkerProcess, describe_end
+from daphne_like.supervisor.reload import Watcher
+from daphne_like.supervisor.worker import Assignment, Program
 from daphne_like.supervisor.workforce import (
     Action,
     Cut,
@@ -50,13 +53,11 @@ from daphne_like.supervisor.workforce import (
     Phase,
     Start,
     Stop,
-    WorkerRecord,
     Workforce,
 )
+from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
-    import subprocess
-
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.settings import Settings
 
@@ -66,15 +67,6 @@ _logger = logging.getLogger("daphne_like.supervisor")
 
 # How often it looks whether something is due.
 _LOOK_INTERVAL = 1.0
-
-# How long a stuck worker gets to write down what it is doing.
-_INSPECTION_TIMEOUT = 1.0
-
-# How long workers get to answer what an operator wants to know.
-_ANSWER_TIMEOUT = 5.0
-
-# Of what a worker has written down, as much as a log line can take.
-_LONGEST_INSPECTION = 64 * 1024
 
 _LARGEST_FORCE = 1000
 
@@ -98,37 +90,6 @@ def run(settings: Settings, program: Program) -> int:
     return outcome
 
 
-@dataclass(eq=False)
-class _Worker:
-    """
-    A worker's process.
-
-    Attributes:
-        record: What the workforce knows of it.
-        pid: Its process id, which stays its own until it was waited for.
-        channel: Leads to it.
-        inspection: Where it writes down what it is doing.
-        child: The process, where it wasn't forked.
-        can_be_inspected: Whether it would survive the signal for that.
-        connections: How many it had at its last beat.
-        answers: Who waits for which answer.
-    """
-
-    record: WorkerRecord
-    pid: int
-    channel: Channel
-    inspection: BinaryIO
-    child: subprocess.Popen[bytes] | None = None
-    can_be_inspected: bool = False
-    connections: int = 0
-    answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name it in log lines."""
-        return f"Worker {self.record.number} (process {self.pid})"
-
-
 class Supervisor:
     """
     Watches over workers, and obeys the operator.
@@ -150,9 +111,15 @@ class Supervisor:
             starting.check_spawning(program)
         self._settings = settings
         self._program = program
+        self._watcher = (
+            Watcher(settings.workers, settings.app.app_dir)
+            if settings.workers.reload
+            else None
+        )
         self._notifier = process.notifier_of_systemd()
         self._application: ASGIApplication | None = None
         self._endpoints: list[SocketEndpoint] = []
+        self._operations = OperationsListener(self, settings.operations)
         # What each slot listens on: by slot, by endpoint.
         self._sockets: dict[int, list[list[socket.socket]]] = {}
         self._selector = selectors.PollSelector()
@@ -160,16 +127,16 @@ class Supervisor:
         self._workforce = Workforce(
             settings.workers, self._loop.time, longest_stop(settings)
         )
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, WorkerProcess] = {}
         self._to_start: deque[int] = deque()
         self._status: int | None = None
         self._looks_soon = False
         self._stop_signals = 0
         self._announced = False
         self._reloading = False
+        self._renewing = False
         self._urls: Sequence[str] = ()
         self._began = time.monotonic()
-        self._next_question = 1
         self._has_terminal = _has_terminal()
         self._signals: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
@@ -198,6 +165,7 @@ class Supervisor:
         """
         try:
             self._prepare()
+            self._loop.run_until_complete(self._operations.start())
         except StartError as error:
             self._close()
             if self._notifier is not None:
@@ -206,6 +174,8 @@ class Supervisor:
         for number, obey in self._signals.items():
             self._loop.add_signal_handler(number, obey)
         self._loop.call_soon(self._look_again)
+        if self._watcher is not None:
+            self._watcher.start(self._loop, self._files_changed)
         if self._notifier is not None:
             self._notifier.starting(
                 self._loop, self._settings.app.timeout_startup or inf
@@ -217,6 +187,7 @@ class Supervisor:
                 assignment = self._start(self._to_start.popleft())
                 if assignment is not None:
                     return assignment
+        self._loop.run_until_complete(self._operations.stop())
         if self._notifier is not None:
             self._notifier.close()
         self._close()
@@ -226,10 +197,10 @@ class Supervisor:
         """Bind what all workers listen on; load the application, if so wished."""
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
-        bind, tls = settings.bind, settings.tls
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
         pairs = [
-            *configured_endpoints(bind, tls),
-            *redirect_endpoints(tls.redirect_https, bind),
+            *configured_endpoints(bind, tls, proxy),
+            *redirect_endpoints(tls.redirect_https, bind, proxy),
         ]
         for text, endpoint in pairs:
             if endpoint is None:
@@ -239,6 +210,9 @@ class Supervisor:
                 )
             self._endpoints.append(endpoint)
         bind_all(self._endpoints, reuse_port=settings.workers.reuse_port)
+        # From here on nothing needs root: neither this process nor any worker.
+        become_user(settings.process)
+        set_title(settings.process, "supervisor")
         if settings.workers.preload:
             self._application = self._program.load_application(settings)
             if "twisted.internet.reactor" in sys.modules:
@@ -248,6 +222,8 @@ class Supervisor:
                 )
 
     def _close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
         for endpoint in self._endpoints:
             endpoint.close()
         self._loop.close()
@@ -283,7 +259,10 @@ class Supervisor:
                 pid = starting.fork(self._loop, self._selector, self._signals)
                 if pid == 0:
                     ours.close()
+                    self._operations.close_in_child()
                     self._forget_other_slots(slot)
+                    if self._watcher is not None:
+                        self._watcher.abandon()
                     # Until this process ends.
                     assignment.kept.append(inspection)
                     return assignment
@@ -298,13 +277,10 @@ class Supervisor:
             self._look_soon()
             return None
         assignment.channel.close()
-        made = _Worker(record, pid, Channel(ours), inspection, child)
+        channel = Channel(ours)
+        made = WorkerProcess(self._loop, record, pid, channel, inspection, child=child)
         self._workers[record.number] = made
-        made.channel.attach(
-            self._loop,
-            lambda message: self._heard(made, message),
-            lambda: None,  # its process has ended, too, or will be told to
-        )
+        made.listen(self._heard)
         _logger.debug("%s: started", made.name)
         return None
 
@@ -349,48 +325,12 @@ class Supervisor:
             self._status = action.status
             self._loop.stop()
         elif isinstance(action, Stop):
-            self._stop(self._workers[action.worker.number], action.restarting)
+            self._workers[action.worker.number].stop(restarting=action.restarting)
         elif isinstance(action, Cut):
-            self._workers[action.worker.number].channel.send(do="force")
+            self._workers[action.worker.number].tell("force")
         elif isinstance(action, Kill):
-            self._kill(self._workers[action.worker.number], action)
-
-    def _stop(self, made: _Worker, restarting: bool) -> None:
-        _logger.debug("%s: is asked to end", made.name)
-        # Before it serves nobody is lost, and it may not be able to listen.
-        if made.record.ready_since < inf and made.channel.send(
-            do="drain", restarting=restarting
-        ):
-            return
-        os.kill(made.pid, signal.SIGTERM)
-
-    def _kill(self, made: _Worker, action: Kill) -> None:
-        if not action.inspect or not made.can_be_inspected:
-            _logger.log(
-                logging.ERROR if action.inspect else logging.INFO,
-                "%s is killed: %s",
-                made.name,
-                action.reason,
-            )
-            os.kill(made.pid, signal.SIGKILL)
-            return
-
-        def kill() -> None:
-            _logger.critical(
-                "%s is killed: %s\n%s", made.name, action.reason, _inspected(made)
-            )
-            # Unless it has ended meanwhile, and the number is somebody else's.
-            if made.record.number in self._workers:
-                os.kill(made.pid, signal.SIGKILL)
-
-        self._inspect(made, kill)
-
-    def _inspect(self, made: _Worker, then: Callable[[], None]) -> None:
-        assert INSPECTION_SIGNAL is not None
-        os.ftruncate(made.inspection.fileno(), 0)
-        made.inspection.seek(0)
-        os.kill(made.pid, INSPECTION_SIGNAL)
-        self._loop.call_later(_INSPECTION_TIMEOUT, then)
+            made = self._workers[action.worker.number]
+            made.kill(action.reason, inspect=action.inspect)
 
     def _tell_news(self) -> None:
         workforce = self._workforce
@@ -400,6 +340,9 @@ class Supervisor:
                 _logger.info("Listening on %s (%d workers)", url, workforce.target)
             if self._notifier is not None:
                 self._notifier.ready(self._listening())
+        if self._renewing and workforce.is_renewed:
+            self._renewing = False
+            _logger.info("Serving what has changed")
         if self._reloading and workforce.is_complete and not workforce.is_rolling:
             self._reloading = False
             _logger.info("The reload is over")
@@ -411,16 +354,13 @@ class Supervisor:
 
     # -- What workers tell ---------------------------------------------------------------
 
-    def _heard(self, made: _Worker, message: Message) -> None:
+    def _heard(self, made: WorkerProcess, message: Message) -> None:
         record, workforce = made.record, self._workforce
         kind = message.get("message")
         if kind == "beat":
-            made.connections = message["connections"]
             workforce.beat(record, message["requests"], message["rss"])
             return  # what follows from that has time until the next look
-        if kind == "begins":
-            made.can_be_inspected = True
-        elif kind == "starting":
+        if kind == "starting":
             workforce.starting(record, message["longest"])
         elif kind == "ready":
             self._urls = message["urls"]
@@ -430,10 +370,6 @@ class Supervisor:
             workforce.leaves(record)
         elif kind == "closing":
             workforce.fell_silent(record)
-        elif kind == "answer":
-            waiting = made.answers.pop(message["id"], None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(message["answer"])
         self._look_soon()
 
     def _reap(self) -> None:
@@ -448,16 +384,17 @@ class Supervisor:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
 
-    def _ended(self, made: _Worker, status: int) -> None:
+    def _ended(self, made: WorkerProcess, status: int) -> None:
         del self._workers[made.record.number]
-        if made.child is not None:
-            made.child.returncode = status
-        made.channel.close()
-        made.inspection.close()
-        for waiting in made.answers.values():
-            waiting.cancel()
-        _logger.debug("%s: ended with %d", made.name, status)
-        self._workforce.ended(made.record, status, _describe_end(status))
+        made.ended(status)
+        _logger.debug("%s: %s", made.name, describe_end(status))
+        self._workforce.ended(made.record, status, describe_end(status))
+        self._look_soon()
+
+    def _files_changed(self, paths: list[str]) -> None:
+        """Let no worker go on with old code."""
+        self._workforce.restart()
+        self._renewing = True
         self._look_soon()
 
     # -- What operators ask for ------------------------------------------------------------
@@ -497,16 +434,11 @@ class Supervisor:
         _logger.info("Log files are opened anew")
         reopen_log_files()
         for made in self._workers.values():
-            made.channel.send(do="reopen_logs")
+            made.tell("reopen_logs")
 
     def _inspect_all(self) -> None:
         for made in self._workers.values():
-            if made.can_be_inspected:
-                self._inspect(made, lambda made=made: self._show(made))  # type: ignore[misc]
-
-    def _show(self, made: _Worker) -> None:
-        if made.record.number in self._workers:
-            _logger.info("%s:\n%s", made.name, _inspected(made))
+            made.inspect(partial(_logger.info, "%s:\n%s", made.name))
 
     # -- Operated --------------------------------------------------------------------------
 
@@ -529,8 +461,8 @@ class Supervisor:
             "workers": workforce.target,
             "generation": workforce.generation,
             "reloading": workforce.is_rolling,
-            "connections": sum(made.connections for made in self._workers.values()),
-            "requests": sum(made.record.requests for made in self._workers.values()),
+            "connections": self._sum("connections"),
+            "requests": self._sum("in_flight"),
             "restarts": workforce.restarts,
             "recycled": workforce.recycled,
             "addresses": list(self._urls),
@@ -546,8 +478,9 @@ class Supervisor:
                 "phase": made.record.phase.value,
                 "age": now - made.record.started,
                 "generation": made.record.generation,
-                "connections": made.connections,
-                "requests": made.record.requests,
+                "connections": made.load.get("connections", 0),
+                "requests": made.load.get("in_flight", 0),
+                "requests_taken": made.record.requests,
                 "rss_bytes": made.record.rss,
             }
             for made in self._workers.values()
@@ -599,50 +532,16 @@ class Supervisor:
         self._workforce.drain()
         self._look_soon()
 
+    def _sum(self, name: str) -> int:
+        return sum(int(made.load.get(name, 0)) for made in self._workers.values())
+
     async def _ask_all(self, command: str) -> list[Mapping[str, Any]]:
         asked = [
-            self._ask(made, command)
+            made.ask(command)
             for made in self._workers.values()
             if made.record.phase in (Phase.READY, Phase.DRAINING)
         ]
         return [row for rows in await asyncio.gather(*asked) for row in rows or ()]
-
-    async def _ask(self, made: _Worker, command: str) -> Any:
-        """Return what a worker answers; None when it doesn't."""
-        number, self._next_question = self._next_question, self._next_question + 1
-        waiting = self._loop.create_future()
-        made.answers[number] = waiting
-        if not made.channel.send(do=command, id=number):
-            made.answers.pop(number, None)
-            return None
-        try:
-            return await asyncio.wait_for(waiting, _ANSWER_TIMEOUT)
-        except asyncio.TimeoutError:
-            return None
-        except asyncio.CancelledError:
-            if made.record.number in self._workers:
-                raise
-            return None  # it has ended instead
-        finally:
-            made.answers.pop(number, None)
-
-
-def _inspected(made: _Worker) -> str:
-    """Return what a worker has written down."""
-    if made.inspection.closed:
-        return "It has ended meanwhile."
-    made.inspection.seek(0)
-    text = made.inspection.read(_LONGEST_INSPECTION).decode("utf-8", "replace")
-    return text.strip() or "It doesn't tell what it is doing."
-
-
-def _describe_end(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
 
 
 def _has_terminal() -> bool:

@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import io
 import logging
 import os
 import signal
-import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daphne_like import server
 from daphne_like.errors import SettingsError, StartError
+from daphne_like.operations.tables import (
+    WatchedConnections,
+    awaited_frames,
+    resident_bytes,
+    task_rows,
+)
+from daphne_like.process_setup import set_title
 from daphne_like.server import Server
 from daphne_like.supervisor.channel import Channel, Message
 
@@ -47,6 +53,9 @@ _BEAT_INTERVAL = 1.0
 
 # How long the rows of an answer may take to be collected.
 _ANSWER_TIMEOUT = 10.0
+
+# How many tasks it writes down; most of many are at the same place.
+_MOST_TASKS = 100
 
 INSPECTION_SIGNAL = getattr(signal, "SIGUSR2", None)
 """Makes a worker write down what its threads and tasks are doing."""
@@ -100,11 +109,19 @@ def serve(assignment: Assignment, program: Program) -> None:
     link = Link(assignment)
     _obey_signals(link, assignment.inspection)
     _let_forks_go(assignment)
+    set_title(assignment.settings.process, f"worker {assignment.number}")
     link.begins()
 
     def load() -> ASGIApplication:
         if assignment.application is not None:
             return assignment.application
+        if assignment.settings.workers.reload:
+            from daphne_like.supervisor.reload import load_or_explain
+
+            return load_or_explain(load_anew)
+        return load_anew()
+
+    def load_anew() -> ASGIApplication:
         return program.load_application(assignment.settings)
 
     def make_server(application: ASGIApplication, settings: Settings) -> Server:
@@ -206,8 +223,9 @@ class Link:
         assert self.server is not None
         return {
             "requests": self.server.requests,
+            "in_flight": self.server.requests_in_flight,
             "connections": len(self.server.connections),
-            "rss": resident_bytes(),
+            "rss": resident_bytes() or 0,
         }
 
     # -- What the supervisor asks for --------------------------------------------
@@ -249,10 +267,14 @@ class Link:
         self.server.reload()
 
     async def _connections(self, message: Message) -> Any:
-        return []
+        assert self.server is not None
+        connections = self.server.connections
+        if not isinstance(connections, WatchedConnections):
+            return []
+        return await connections.rows(self._number)
 
     async def _tasks_of_loop(self, message: Message) -> Any:
-        return []
+        return await task_rows(self._number)
 
     def _supervisor_lost(self) -> None:
         if not self._stopping:
@@ -306,15 +328,16 @@ def _ignore(number: int, frame: object) -> None:
 
 
 def describe_tasks(loop: asyncio.AbstractEventLoop | None) -> str:
-    """Write down where the tasks of a loop are, as tracebacks."""
+    """Write down where the tasks of a loop are, each with what it awaits."""
     if loop is None:
         return "There is no event loop yet.\n"
-    text = io.StringIO()
     tasks = [task for task in asyncio.all_tasks(loop) if not task.done()]
-    text.write(f"\nTasks: {len(tasks)}\n")
-    for task in tasks[:100]:
-        task.print_stack(file=text)
-    return text.getvalue()
+    lines = [f"\nTasks: {len(tasks)}\n"]
+    for task in tasks[:_MOST_TASKS]:
+        lines.append(f"{task.get_name()} (most recent call last):\n")
+        frames = awaited_frames(task.get_coro())
+        lines += traceback.StackSummary.extract(frames).format()
+    return "".join(lines)
 
 
 def _let_forks_go(assignment: Assignment) -> None:
@@ -345,16 +368,3 @@ def put_nothing_behind(descriptors: Iterable[int]) -> None:
     for number in descriptors:
         os.dup2(nothing, number, inheritable=False)
     os.close(nothing)
-
-
-def resident_bytes() -> int:
-    """Tell how much memory this process has."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - once a second
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        import resource
-
-        # The most it ever had; the best that other systems tell.
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024

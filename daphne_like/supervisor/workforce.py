@@ -53,6 +53,9 @@ _LONGEST_PAUSE = 30.0
 # What the end of a worker takes beyond its own deadlines, in seconds.
 _STOP_RESERVE = 5.0
 
+# The exit status of a worker whose application refuses to start.
+_REFUSED = 3
+
 # How long a killed worker may take to disappear before it is killed again.
 _KILL_INTERVAL = 5.0
 
@@ -228,6 +231,13 @@ class Workforce:
         return self._rolling
 
     @property
+    def is_renewed(self) -> bool:
+        """Whether as many serve as were asked for, all of them since the last reload."""
+        return self.target <= sum(
+            worker.generation == self.generation for worker in self.ready
+        )
+
+    @property
     def ready(self) -> list[WorkerRecord]:
         """Those who serve."""
         return [w for w in self.workers.values() if w.phase is Phase.READY]
@@ -335,7 +345,7 @@ class Workforce:
 
     def _failed_to_start(self, worker: WorkerRecord, status: int, how: str) -> None:
         """Judge a worker which has ended by itself before it was ready."""
-        if self._settings.reload:
+        if self._settings.reload and (self._complete or status == _REFUSED):
             _logger.error("Worker %d couldn't start: %s", worker.number, how)
             self._held = True
         elif not self._complete:

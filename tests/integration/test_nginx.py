@@ -7,15 +7,11 @@ import datetime as dt
 import hashlib
 import ipaddress
 import json
-import os
 import re
-import shlex
 import socket
 import ssl
-import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,35 +24,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from programs import find_program
+from proxies import Page, running_nginx
 from server_process import Serve, ServerProcess, serving_until_done
 
-PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
+PAGE = Page("deployment.md")
 APPLICATION = "applications.plain:application"
 MIB = 1024 * 1024
-
-
-# -- What the page says -------------------------------------------------------
-
-
-def blocks(language: str) -> list[str]:
-    """Return the examples of the page in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
-
-
-def command(beginning: str) -> list[str]:
-    """Return the options of the page's command that begins so."""
-    (line,) = (block for block in blocks("sh") if block.startswith(beginning))
-    program, *options, application = shlex.split(line.replace("\\\n", ""))
-    assert ("daphne-like", "main:app") == (program, application)
-    return options
-
-
-def replaced(text: str, replacements: dict[str, str]) -> str:
-    """Put this machine's paths and ports in; each must occur in the page."""
-    for old, new in replacements.items():
-        assert old in text, f"{old!r} is not in {PAGE.name} any more"
-        text = text.replace(old, new)
-    return text
 
 
 # -- The server behind it -----------------------------------------------------
@@ -65,11 +38,11 @@ def replaced(text: str, replacements: dict[str, str]) -> str:
 def serve_on_unix_socket(serve: Serve, folder: Path) -> tuple[ServerProcess, str]:
     """Run the first command of the page; return the configuration of nginx, too."""
     path = str(folder / "app.sock")
-    options = command("daphne-like -u")
+    options = PAGE.command("daphne-like -u")
     assert "/run/app/app.sock" in options
     options[options.index("/run/app/app.sock")] = path
-    configuration, _ = blocks("nginx")
-    return serve(APPLICATION, *options), replaced(
+    configuration, _ = PAGE.blocks("nginx")
+    return serve(APPLICATION, *options), PAGE.replaced(
         configuration, {"unix:/run/app/app.sock": f"unix:{path}"}
     )
 
@@ -77,15 +50,15 @@ def serve_on_unix_socket(serve: Serve, folder: Path) -> tuple[ServerProcess, str
 def serve_on_tcp(serve: Serve, folder: Path) -> tuple[ServerProcess, str]:
     """Run the second command of the page, with the upstream that belongs to it."""
     here = {"10.0.0.5": "127.0.0.1", "10.0.0.2": "127.0.0.1", "8000": "0"}
-    options = command("daphne-like -b 10.0.0.5")
+    options = PAGE.command("daphne-like -b 10.0.0.5")
     assert set(here) <= set(options)
     server = serve(APPLICATION, *(here.get(option, option) for option in options))
-    whole, upstream = blocks("nginx")
+    whole, upstream = PAGE.blocks("nginx")
     configuration, count = re.subn(
         r"upstream app \{.*?\n\}\n", upstream, whole, flags=re.DOTALL
     )
     assert 1 == count
-    return server, replaced(
+    return server, PAGE.replaced(
         configuration, {"10.0.0.5:8000": f"127.0.0.1:{server.port}"}
     )
 
@@ -157,56 +130,6 @@ def make_certificate(folder: Path) -> None:
     )
 
 
-MAIN = """
-{user}
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-{site}
-}}
-"""
-
-
-@contextmanager
-def running_nginx(
-    configuration: str, folder: Path, listening: list[socket.socket]
-) -> Iterator[None]:
-    """Run nginx on sockets that listen already, as it does when it is upgraded."""
-    file = folder / "nginx.conf"
-    # Else the workers of a master which root started could not read the folder.
-    user = "user root;" if os.geteuid() == 0 else ""
-    file.write_text(MAIN.format(folder=folder, site=configuration, user=user))
-    for sock in listening:
-        sock.setblocking(False)
-    numbers = [sock.fileno() for sock in listening]
-    command = [find_program("nginx"), "-c", str(file), "-p", str(folder)]
-    options: dict[str, Any] = {
-        "stdin": subprocess.DEVNULL,
-        "stderr": subprocess.PIPE,
-        "text": True,
-        "env": {**os.environ, "NGINX": "".join(f"{number};" for number in numbers)},
-        "pass_fds": numbers,
-    }
-    checked = subprocess.run([*command, "-t"], check=False, **options)
-    assert 0 == checked.returncode, checked.stderr
-    process = subprocess.Popen(command, **options)
-    try:
-        yield
-    finally:
-        process.terminate()
-        _, log = process.communicate(timeout=20)
-    assert 0 == process.returncode, log
-
-
 @pytest.fixture(scope="module", params=["unix", "tcp"])
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -225,7 +148,7 @@ def site(
     ):
         http_port, https_port = (sock.getsockname()[1] for sock in (plain, encrypted))
         server, configuration = start(serve, folder)
-        configuration = replaced(
+        configuration = PAGE.replaced(
             configuration,
             {
                 "listen [::]:80;": "",

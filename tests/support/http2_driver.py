@@ -100,6 +100,7 @@ class HTTP2Connection:
                 wheel=driver.streams.wheel,
                 loop=driver.loop,
                 connections=set(),
+                limit_hit=driver.streams.context.limit_hit,
             )
         )
         self.engine.initiate_connection()

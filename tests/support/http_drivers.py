@@ -22,6 +22,7 @@ from two_ended_transport import TwoEndedTransport
 
 from daphne_like.asgi.applications import ApplicationManager
 from daphne_like.asgi.exchange import ExchangeContext
+from daphne_like.asgi.observed_streams import observed
 from daphne_like.asgi.request_events import stream_class
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.types import ASGIApplication
@@ -71,7 +72,7 @@ class Streams:
             **options,
         )
         stream = stream_class(self.context.request_buffer_size, filled=filled)
-        self.open_stream = partial(stream, self.context)
+        self.open_stream = partial(observed(stream, self.context), self.context)
         websockets = WebSocketStreamContext(
             exchanges=self.context,
             denials=replace(self.context, access_log=None),
@@ -80,9 +81,12 @@ class Streams:
                 60.0,
                 self.wheel,
                 loop.call_soon,
+                limit_hit=self.context.limit_hit,
             ),
         )
-        self.open_websocket = partial(WebSocketStream, websockets)
+        self.open_websocket = partial(
+            observed(WebSocketStream, self.context), websockets
+        )
 
     def advance(self, seconds: int) -> None:
         """Let time pass, second by second, as a server does."""
@@ -308,6 +312,7 @@ class HTTP1Connection:
             wheel=driver.streams.wheel,
             loop=driver.loop,
             connections=set(),
+            limit_hit=driver.streams.context.limit_hit,
         )
         self.transport.connect(HTTP1Protocol(context))
 

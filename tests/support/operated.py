@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["FakeOperated"]
@@ -21,6 +21,8 @@ class FakeOperated:
         failure: What happens when it is asked, if so.
         asked: Set when somebody has asked its workers.
         gate: They answer when this is set.
+        end: What ends the server, if something does.
+        drains: Whether it ends when it is ordered to.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class FakeOperated:
         self.asked = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.end: Callable[[], None] = lambda: None
+        self.drains = False
 
     async def _told(self) -> list[dict[str, Any]]:
         self.asked.set()
@@ -76,5 +80,7 @@ class FakeOperated:
         self._obey(("scale", workers))
 
     def drain(self) -> None:
-        """Note it."""
+        """Note it, and end."""
         self._obey("drain")
+        if self.drains:
+            self.end()

@@ -79,6 +79,7 @@ class ServedWebSocket:
             wheel=self.streams.wheel,
             loop=loop,
             connections=self.connections,
+            limit_hit=self.streams.context.limit_hit,
         )
         self.transport = TwoEndedTransport(loop)
         self.transport.connect(HTTP1Protocol(context))

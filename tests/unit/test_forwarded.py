@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from daphne_like.asgi.forwarded import ForwardedPolicy
+from daphne_like.asgi.forwarded import Forwarded, ForwardedPolicy
 from daphne_like.settings import ProxySettings
 
 PROXY = ("127.0.0.1", 40000)
 STRANGER = ("203.0.113.66", 40000)
 
 
-def policy(
-    *trusted: str, host: str = "X-Forwarded-For", port: str = "X-Forwarded-Port"
-) -> ForwardedPolicy:
-    """The policy of a server started with these proxies on its trust list."""
+def policy(*trusted: str, **names: str) -> ForwardedPolicy:
+    """
+    The policy of a server started with these proxies on its trust list.
+
+    Names are those of settings, without what all of them begin with.
+    """
+    settings: dict[str, Any] = {
+        f"proxy_headers_{name}": value for name, value in names.items()
+    }
     made = ForwardedPolicy.from_settings(
         ProxySettings(
             proxy_headers=True,
-            proxy_headers_host=host,
-            proxy_headers_port=port,
             forwarded_allow_ips=trusted or ("127.0.0.1", "::1", "unix"),
+            **settings,
         )
     )
     assert made is not None
@@ -260,6 +265,8 @@ def test_a_port_alone_is_not_looked_at() -> None:
         ([b"http", b"https"], "https"),
         ([b"https,"], "https"),
         ([b"https, gopher"], "given"),
+        ([b"wss"], "https"),
+        ([b"ws"], "http"),
         ([b"ftp"], "given"),
         ([b"https\xff"], "given"),
         ([b""], "given"),
@@ -300,6 +307,229 @@ def test_an_empty_root_path_is_one() -> None:
     assert shown.headers == []
 
 
+# The host
+
+
+HOST = (b"host", b"internal:8000")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([b"example.org"], b"example.org"),
+        ([b"example.org:8443"], b"example.org:8443"),
+        ([b"[2001:db8::1]:443"], b"[2001:db8::1]:443"),
+        ([b"evil.example, example.org"], b"example.org"),
+        ([b"evil.example", b"example.org"], b"example.org"),
+        ([b"example.org/path"], b"internal:8000"),
+        ([b"user@example.org"], b"internal:8000"),
+        ([b"example.org:port"], b"internal:8000"),
+        ([b"a b"], b"internal:8000"),
+        ([b"a\x80"], b"internal:8000"),
+        ([b""], b"internal:8000"),
+    ],
+)
+def test_the_host_which_the_client_asked_for(values: list[bytes], shown: bytes) -> None:
+    """X-Forwarded-Host takes the place of Host, if it is one."""
+    headers = [HOST, *((b"x-forwarded-host", value) for value in values)]
+    told = policy(authority="X-Forwarded-Host").resolve(PROXY, "http", headers)
+
+    hosts = [value for name, value in told.headers if name == b"host"]
+    assert [shown] == hosts
+    assert headers[1:] == told.headers[1:], "the others stay"
+
+
+def test_the_host_is_read_only_when_asked_for() -> None:
+    """Many proxies let clients write these two headers, so they have to be named."""
+    headers = [
+        HOST,
+        (b"x-forwarded-host", b"evil.example"),
+        (b"x-forwarded-prefix", b"/evil"),
+        (b"forwarded", b"for=203.0.113.9;host=evil.example"),
+    ]
+
+    assert policy().resolve(PROXY, "http", headers) == (PROXY, "http", None, headers)
+    strangers = policy(authority="X-Forwarded-Host", prefix="X-Forwarded-Prefix")
+    assert strangers.resolve(STRANGER, "http", headers).headers == headers
+
+
+# The prefix
+
+
+@pytest.mark.parametrize(
+    ("values", "root_path"),
+    [
+        ([b"/app"], "/app"),
+        ([b"/app/"], "/app"),
+        ([b"/a/b"], "/a/b"),
+        ([b"/caf%C3%A9"], "/caf\xe9"),
+        ([b"/evil", b"/app"], "/app"),
+        ([b"/evil, /app"], "/app"),
+        ([b"/"], ""),
+        ([b""], ""),
+        ([b"app"], None),
+        ([b"//evil.example"], None),
+        ([b"/\\evil.example"], None),
+        ([b"/%2Fevil.example"], None),
+        ([b"https://evil.example"], None),
+    ],
+)
+def test_the_prefix(values: list[bytes], root_path: str | None) -> None:
+    """X-Forwarded-Prefix says where the application is; never another host."""
+    headers = [(b"x-forwarded-prefix", value) for value in values]
+    told = policy(prefix="X-Forwarded-Prefix").resolve(PROXY, "http", headers)
+
+    assert root_path == told.root_path
+    assert headers == told.headers
+
+
+def test_the_prefix_comes_before_daphnes_root_path() -> None:
+    """Who names a header expects that one to count."""
+    headers = [(b"x-forwarded-prefix", b"/app"), (b"daphne-root-path", b"/other")]
+    told = policy(prefix="X-Forwarded-Prefix").resolve(PROXY, "http", headers)
+
+    assert ("/app", headers[:1]) == (told.root_path, told.headers)
+
+
+# RFC 7239
+
+
+def forwarded(
+    *lines: str, trusted: tuple[str, ...] = ("127.0.0.1", "10.0.0.0/8")
+) -> Forwarded:
+    """What the application sees for these lines of Forwarded."""
+    headers = [HOST, *((b"forwarded", line.encode("latin-1")) for line in lines)]
+    return policy(*trusted, forwarded="only").resolve(PROXY, "http", headers)
+
+
+@pytest.mark.parametrize(
+    ("line", "client"),
+    [
+        ("for=203.0.113.9", ("203.0.113.9", 0)),
+        ('for="203.0.113.9:567"', ("203.0.113.9", 567)),
+        ('FOR="[2001:db8::1]:4711"', ("2001:db8::1", 4711)),
+        ('for="[2001:db8::1]"', ("2001:db8::1", 0)),
+        ('for="203.0.113.9:_port"', ("203.0.113.9", 0)),
+        ("by=10.0.0.1;for=203.0.113.9;proto=http", ("203.0.113.9", 0)),
+        ("by=10.0.0.1 ; for=203.0.113.9 ;\tproto=http", ("203.0.113.9", 0)),
+        ("for=6.6.6.6, for=203.0.113.9, for=10.0.0.5", ("203.0.113.9", 0)),
+        ("for=6.6.6.6,for=203.0.113.9,,for=10.0.0.5, ,", ("203.0.113.9", 0)),
+        ("for=6.6.6.6, for=unknown, for=10.0.0.5", ("10.0.0.5", 0)),
+        ("for=6.6.6.6, for=_hidden, for=10.0.0.5", ("10.0.0.5", 0)),
+        ("for=6.6.6.6, proto=https, for=10.0.0.5", ("10.0.0.5", 0)),
+        ("for=10.0.0.7, for=10.0.0.5", ("10.0.0.7", 0)),
+        ("for=unknown", PROXY),
+        ("for=_hidden", PROXY),
+        ("for=2001:db8::1", PROXY),
+        ("for=203.0.113.9:567", PROXY),
+        ("for=203.0.113.256", PROXY),
+        ('for="203.0.113.9', PROXY),
+        ('for="203\\.0.113.9"', PROXY),
+        ("for=", PROXY),
+        ("for", PROXY),
+        ("for=203.0.113.9;", PROXY),
+        ("for=6.6.6.6;for=203.0.113.9", PROXY),
+        ("", PROXY),
+        (",", PROXY),
+    ],
+)
+def test_the_client_in_forwarded(line: str, client: tuple[str, int]) -> None:
+    """As in X-Forwarded-For: the first stranger from the right."""
+    assert client == forwarded(line).client
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        'for="',
+        'for="6.6.6.6',
+        'for=6.6.6.6;host="',
+        'host="a, for=6.6.6.6',
+        "for=6.6.6.6\\",
+        'for="\\',
+        "for=6.6.6.6;",
+    ],
+)
+@pytest.mark.parametrize("node", ["203.0.113.9", '"[2001:db8::1]:80"'])
+def test_a_client_cannot_swallow_what_the_proxy_appends(sent: str, node: str) -> None:
+    """A quoted string which it begins, and doesn't end, changes nothing."""
+    expected = ("203.0.113.9", 0) if node[0] == "2" else ("2001:db8::1", 80)
+
+    assert expected == forwarded(f"{sent}, for={node}").client
+    assert expected == forwarded(sent, f"for={node}").client
+
+
+def test_scheme_and_host_in_forwarded() -> None:
+    """They are those which the proxy nearest to the client has seen, of ours."""
+    told = forwarded(
+        "for=6.6.6.6;proto=http;host=evil.example",
+        "for=203.0.113.9;proto=https;host=example.org, for=10.0.0.5;proto=http;host=x",
+    )
+
+    assert ("https", ("203.0.113.9", 0)) == (told.scheme, told.client)
+    assert (b"host", b"example.org") == told.headers[0]
+    assert 1 == [name for name, _ in told.headers].count(b"host")
+
+
+def test_a_scheme_without_a_client() -> None:
+    """Some proxies tell just that."""
+    told = forwarded('proto=https;host="example.org:8443"')
+
+    assert (PROXY, "https") == (told.client, told.scheme)
+    assert (b"host", b"example.org:8443") == told.headers[0]
+    assert "http" == forwarded("for=203.0.113.9;proto=gopher").scheme
+
+
+@pytest.mark.parametrize(
+    ("choice", "both", "only_x", "only_forwarded"),
+    [
+        ("ignore", "1.1.1.1", "1.1.1.1", PROXY[0]),
+        ("prefer", "2.2.2.2", "1.1.1.1", "2.2.2.2"),
+        ("only", "2.2.2.2", PROXY[0], "2.2.2.2"),
+    ],
+)
+def test_one_kind_of_headers_counts(
+    choice: str, both: str, only_x: str, only_forwarded: str
+) -> None:
+    """Which one it is when both come is said by a setting; they are never mixed."""
+    made = policy(forwarded=choice, authority="X-Forwarded-Host")
+    x = [
+        (b"x-forwarded-for", b"1.1.1.1"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"x.example"),
+    ]
+    rfc = [(b"forwarded", b"for=2.2.2.2")]
+    for headers, address in ((x + rfc, both), (x, only_x), (rfc, only_forwarded)):
+        told = made.resolve(PROXY, "http", headers)
+        assert told.client is not None
+        assert address == told.client[0]
+        assert ("https" if address == "1.1.1.1" else "http") == told.scheme
+        assert (b"host" in dict(told.headers)) == (address == "1.1.1.1")
+
+
+def test_forwarded_that_cannot_be_read_hides_the_others() -> None:
+    """A client can't choose which kind is read by breaking the one that counts."""
+    headers = [(b"x-forwarded-for", b"1.1.1.1"), (b"forwarded", b"nonsense")]
+
+    assert PROXY == policy(forwarded="prefer").resolve(PROXY, "http", headers).client
+
+
+@given(st.binary(max_size=60), st.ip_addresses())
+@example(b'for="', ipaddress.ip_address("203.0.113.9"))
+def test_nobody_can_choose_an_address_in_forwarded(
+    sent: bytes, true: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
+    """Behind one trusted proxy, the client is the address this proxy has seen."""
+    mapped = getattr(true, "ipv4_mapped", None)
+    assume(not (mapped or true).is_loopback)
+    node = b'"[%b]"' if true.version == 6 else b"%b"
+    line = sent + b", for=" + node % true.exploded.encode()
+    headers = [(b"forwarded", line)]
+    told = policy(forwarded="only").resolve(PROXY, "http", headers)
+
+    assert (str(mapped or true), 0) == told.client
+
+
 # Anything at all
 
 
@@ -307,6 +537,7 @@ pieces = st.sampled_from(
     [
         *(b"127.0.0.1", b"10.0.0.5", b"203.0.113.9", b"[::1]", b"::ffff:10.0.0.1"),
         *(b"2001:db8::1", b"unknown", b",", b", ", b":80", b"[", b"]", b"%", b'"'),
+        *(b"for=", b";", b"host=", b"proto=https", b"/", b"example.org"),
         b"\xff",
     ]
 )
@@ -316,13 +547,25 @@ names = st.sampled_from(
         b"x-forwarded-for",
         b"x-forwarded-port",
         b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"x-forwarded-prefix",
+        b"forwarded",
         b"daphne-root-path",
         b"host",
     ]
 )
 header_lists = st.lists(st.tuples(names, values), max_size=8)
 policies = st.sampled_from(
-    [policy(), policy("127.0.0.1", "10.0.0.0/8", "2001:db8::/32"), policy("*")]
+    [
+        policy(),
+        policy("127.0.0.1", "10.0.0.0/8", "2001:db8::/32", forwarded="only"),
+        policy(
+            "*",
+            forwarded="prefer",
+            authority="X-Forwarded-Host",
+            prefix="X-Forwarded-Prefix",
+        ),
+    ]
 )
 peers = st.none() | st.tuples(
     st.sampled_from(["127.0.0.1", "::1", "203.0.113.66", "fe80::1%eth0", "nonsense"]),

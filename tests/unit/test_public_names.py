@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
     "daphne_like.observability.action_log": ["ActionLog", "ActionLogger"],
     "daphne_like.process": [
         "Runnable",
+        "Superior",
         "join_reactor",
         "notifier_of_systemd",
         "run_until_stopped",
@@ -84,6 +85,7 @@ PUBLIC_NAMES = {
         "Connections",
         "EverySecond",
         "give_notice",
+        "longest_stop",
         "take_last_requests",
         "wind_down",
     ],

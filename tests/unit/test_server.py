@@ -989,6 +989,56 @@ def test_a_process_installs_the_reactor_before_it_loads_the_application(
     assert made.settings is settings
 
 
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, path: Path, runs: list[Any]) -> None:
+    """Note when the privileges of root are given up, and what is bound then."""
+
+    def become(settings: Any) -> None:
+        runs.append(("bound", path.exists(), "user", settings.user))
+
+    monkeypatch.setattr(server, "will_become_user", lambda settings: True)
+    monkeypatch.setattr(server, "become_user", become)
+
+
+@pytest.mark.usefixtures("root")
+def test_the_application_is_imported_without_privileges(
+    site: Site, runs: list[Any], path: Path
+) -> None:
+    """Addresses are bound as root, and what comes then as the user."""
+
+    def load() -> Site:
+        runs.append("loaded")
+        return site
+
+    run(Settings.of(unix_socket=(str(path),), user="web", loop="asyncio"), load)
+
+    (made, _, _), *_ = runs[-1:]
+    become = ("bound", True, "user", "web")
+    assert ["asyncio", "bridged", become, "loaded", "asyncio"] == runs[:-1]
+    # The server has what was bound, and gives it up with the rest.
+    assert path.exists()
+    made._bind()
+    made._unbind()
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("root")
+def test_without_an_application_nothing_stays_bound(
+    site: Site, runs: list[Any], path: Path
+) -> None:
+    """Neither when it can't be imported, nor when another address is in use."""
+
+    def load() -> Site:
+        raise ApplicationLoadError("none")
+
+    one = Settings.of(unix_socket=(str(path),), user="web")
+    twice = Settings.of(unix_socket=(str(path), str(path)), user="web")
+    for settings, error in ((one, ApplicationLoadError), (twice, ListenError)):
+        with pytest.raises(error):
+            run(settings, load)
+        assert not path.exists()
+
+
 def test_another_class_of_server_may_run(site: Site, runs: list[Any]) -> None:
     """`run()` takes what makes the server."""
 

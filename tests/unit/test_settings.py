@@ -71,6 +71,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "metrics": st.sampled_from(["9100", "0.0.0.0:9100"]),
     "statsd_host": st.sampled_from(["localhost:8125"]),
     "request_id_header": _HEADER_NAMES,
+    "request_id_response": st.just(False),
     "redirect_https": st.sampled_from(["80", "localhost:80", "[::1]:8080"]),
     "log_fmt": st.text(st.characters(exclude_categories=["Cs"])).map(
         lambda text: "%(message)s" + text.replace("%", "")
@@ -97,7 +98,7 @@ def values_of(kind: Kind) -> st.SearchStrategy[Any]:
 
 
 # Without these, others would have no effect.
-_NEEDED = ("proxy_headers", "ssl_cert_reqs", "ssl_ca_certs")
+_NEEDED = ("proxy_headers", "request_id_header", "ssl_cert_reqs", "ssl_ca_certs")
 
 
 def any_overrides() -> st.SearchStrategy[dict[str, Any]]:
@@ -296,6 +297,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "statsd_prefix": "daphne_like",
         "otel": False,
         "request_id_header": "",
+        "request_id_response": False,
     } == {name: settings.value(name) for name in KNOWN_SETTINGS}
 
 
@@ -464,8 +466,14 @@ def test_headers_of_a_proxy_need_the_proxy_to_be_believed() -> None:
     """Naming a header that isn't looked at is an error, not a silent nothing."""
     section = ProxySettings(proxy_headers=True, proxy_headers_port="X-Port")
     assert section.proxy_headers_port == "X-Port"
-    with pytest.raises(SettingsError, match=r"^proxy_headers_port has no effect"):
-        ProxySettings(proxy_headers_port="X-Port")
+    for name, value in {
+        "proxy_headers_port": "X-Port",
+        "proxy_headers_authority": "X-Forwarded-Host",
+        "proxy_headers_prefix": "X-Forwarded-Prefix",
+        "proxy_headers_forwarded": "only",
+    }.items():
+        with pytest.raises(SettingsError, match=rf"^{name} has no effect"):
+            Settings.of(**{name: value})
 
 
 def test_response_headers_are_encoded_as_asgi_has_them() -> None:

@@ -169,6 +169,11 @@ def test_the_service_has_its_address_from_the_beginning(
         (["nowhere:app"], 1, "module 'nowhere' not found\n"),
         (["-u", "taken", APPLICATION], 1, "Listen failure: "),
         (["-e", "tcp:x", APPLICATION], 2, "daphne-like: endpoint 'tcp:x'"),
+        (["--user", "web"], 2, "user: twistd does that; use twistd --uid\n"),
+        (["--group", "web"], 2, "group: twistd does that; use twistd --gid\n"),
+        (["--umask", "077"], 2, "umask: twistd does that; use twistd --umask\n"),
+        (["--chdir", "/"], 2, "chdir: twistd does that; use twistd --rundir\n"),
+        (["--pid-file", "p"], 2, "pid_file: twistd does that; use twistd --pidfile\n"),
     ],
 )
 def test_what_prevents_the_start_is_one_line(

@@ -12,6 +12,28 @@ from event_loops import run_on
 from daphne_like.winding_down import Connections, EverySecond
 
 
+def test_a_late_connection_hears_the_last_call() -> None:
+    """Who connects at the last moment, too, is told that one answer is all there is."""
+
+    class Connection:
+        called = 0
+
+        def last_call(self) -> None:
+            self.called += 1
+
+    async def scenario() -> None:
+        connections: Any = Connections()
+        early, late = Connection(), Connection()
+        connections.add(early)
+        connections.last_call()
+        connections.add(late)
+        await asyncio.sleep(0)
+
+        assert (1, 1) == (early.called, late.called)
+
+    run_on("asyncio", scenario())
+
+
 def test_a_late_connection_drains() -> None:
     """Whatever joins the connections after they were drained is drained, too."""
 

@@ -196,3 +196,17 @@ def test_tls_is_told_as_a_copy() -> None:
 
     assert {"tls_version": 0x0304} == tls
     assert "tls" not in scope_of()["extensions"]
+
+
+def test_what_a_proxy_has_announced_is_told_as_a_copy() -> None:
+    """Behind the PROXY protocol there is an extension of ours, else there is none."""
+    proxy: dict[str, object] = {"version": 2}
+    connection = Connection(None, None, "https", None, proxy)
+    scope = scope_of(connection=connection)
+
+    assert {"proxy_protocol": {"version": 2}} == scope["extensions"]
+
+    scope["extensions"]["proxy_protocol"].clear()
+
+    assert {"version": 2} == proxy
+    assert "proxy_protocol" not in scope_of()["extensions"]

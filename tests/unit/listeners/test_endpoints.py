@@ -1056,6 +1056,80 @@ def test_where_redirects_are_given(
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "string", "expected"),
+    [
+        (False, "tcp:81", False),
+        (True, "tcp:81", True),
+        (False, "tcp:81:proxyProtocol=yes", True),
+        (True, "tcp:81:proxyProtocol=no", False),
+        (True, "unix:/x:mode=600", True),
+        (True, "fd:3", True),
+        (False, "unix:/x:proxyProtocol=yes", True),
+        (True, "ssl:443:{0}", True),
+        (False, "ssl:443:{0}:proxyProtocol=yes", True),
+    ],
+)
+def test_where_the_proxy_protocol_is_expected(
+    certificate: Path, settings: bool, string: str, *, expected: bool
+) -> None:
+    """Everywhere when the settings say so; but an endpoint string decides for itself."""
+    text = string.format(certificate)
+    made = Settings.of(endpoint=text, proxy_protocol=settings)
+    ((_, endpoint),) = configured_endpoints(made.bind, made.tls, made.proxy)
+
+    assert endpoint is not None
+    assert expected == (endpoint.proxy is not None)
+
+
+def test_redirects_expect_the_proxy_protocol_too() -> None:
+    """Who connects to the other port comes by the same proxy."""
+    made = Settings.of(proxy_protocol=True)
+    ((_, endpoint),) = redirect_endpoints("80", made.bind, made.proxy)
+
+    assert endpoint is not None
+    assert endpoint.proxy is not None
+
+
+def test_the_trust_list_holds_for_the_proxy_protocol() -> None:
+    """There is one list, and the deadline is a setting."""
+    made = Settings.of(
+        proxy_protocol=True, forwarded_allow_ips="10.0.0.2", timeout_proxy_protocol=3
+    )
+    ((_, endpoint),) = configured_endpoints(made.bind, made.tls, made.proxy)
+
+    assert endpoint is not None
+    assert endpoint.proxy is not None
+    assert endpoint.proxy.peers.trusts("10.0.0.2")
+    assert not endpoint.proxy.peers.trusts("127.0.0.1")
+    assert 3 == endpoint.proxy.timeout
+
+
+@pytest.mark.parametrize(
+    ("string", "reason"),
+    [
+        ("tcp:81:proxyProtocol=maybe", "proxyProtocol must be yes or no, not 'maybe'"),
+        ("tcp6:81", "proxy_protocol has no effect on endpoints of Twisted's; write "),
+    ],
+)
+def test_wrong_endpoint_strings_of_the_proxy_protocol(string: str, reason: str) -> None:
+    """A listener which would not expect it can't be taken for one which does."""
+    made = Settings.of(endpoint=string, proxy_protocol=True)
+    with pytest.raises(SettingsError) as raised:
+        configured_endpoints(made.bind, made.tls, made.proxy)
+
+    assert str(raised.value).startswith(f"endpoint {string!r}: {reason}")
+
+
+def test_twisteds_own_reader_of_the_proxy_protocol_is_left_alone() -> None:
+    """Who writes haproxy: gets Twisted's, whatever the settings are."""
+    made = Settings.of(endpoint="haproxy:tcp:81", proxy_protocol=True)
+
+    assert [("haproxy:tcp:81", None)] == configured_endpoints(
+        made.bind, made.tls, made.proxy
+    )
+
+
 def test_wrapped_factories_can_negotiate() -> None:
     """Twisted's TLS finds our protocols behind the wrapper for HAProxy."""
 

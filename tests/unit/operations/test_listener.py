@@ -20,7 +20,7 @@ from recorded_log import RecordedLog
 
 from daphne_like.errors import ListenError
 from daphne_like.operations.listener import OperationsListener
-from daphne_like.settings import OperationsSettings
+from daphne_like.settings import OperationsSettings, Settings
 
 READY = b"GET /health/ready HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -221,7 +221,8 @@ def test_stopping_waits_for_no_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An answer which doesn't come can't keep the server from ending."""
-    monkeypatch.setattr("daphne_like.operations.listener._STOP_TIMEOUT", 0.01)
+    hurried = Settings.of(timeout_graceful_shutdown=0.01)
+    monkeypatch.setattr("daphne_like.operations.listener._SETTINGS", hurried)
     operated.gate.clear()
 
     async def scenario() -> None:

@@ -1958,6 +1958,38 @@ def test_draining_closes_an_idle_connection_at_once(pieces: list[bytes]) -> None
     assert connection.is_lost()
 
 
+def test_at_the_last_call_the_next_answer_announces_the_close() -> None:
+    """A client that asks again and again never finds its connection closed."""
+    connection = MemoryConnection()
+    connection.receive(get())
+    connection.started[0].answer()
+    connection.protocol.last_call()
+    connection.turn()
+
+    assert "" == connection.transport.end
+
+    connection.receive(get() + get())
+    connection.started[1].answer()
+    connection.turn()
+
+    assert OK + OK_CLOSE == connection.written
+    assert connection.is_lost()
+    assert 2 == len(connection.started)
+
+
+def test_the_last_call_is_the_end_for_who_has_asked() -> None:
+    """The answer to what was received by then announces the close."""
+    connection = MemoryConnection()
+    connection.receive(get())
+    connection.protocol.last_call()
+    connection.started[0].answer()
+    connection.turn()
+    connection.protocol.last_call()
+
+    assert OK_CLOSE == connection.written
+    assert connection.is_lost()
+
+
 def test_draining_lets_a_request_be_answered() -> None:
     """What is in flight is completed, and its answer announces the close."""
     connection = MemoryConnection()

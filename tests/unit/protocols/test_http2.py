@@ -476,6 +476,21 @@ def test_a_drain_in_two_steps(serve: Serve, hands: Hands) -> None:
     assert served.transport.ended
 
 
+def test_a_last_call(serve: Serve) -> None:
+    """The client learns that it should go elsewhere; what it asks meanwhile is done."""
+    served = serve()
+    peer = served.open()
+    peer.expect_response(served.get())
+    served.protocol.last_call()
+    number = served.get()
+    peer.expect_response(number)
+    served.protocol.drain()
+    served.settle()
+
+    assert [(LARGEST_WINDOW_BYTES, ErrorCode.NO_ERROR), (number, 0)] == peer.goaways
+    assert served.transport.ended
+
+
 def test_a_drain_of_an_idle_connection(serve: Serve) -> None:
     """It is over at once."""
     served = serve()

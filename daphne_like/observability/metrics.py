@@ -1,0 +1,404 @@
+"""
+What is counted, from the numbers of one process to a page for Prometheus.
+
+:class:`Metrics` hears of each exchange and counts. Its snapshot is a dict that can
+become JSON: first the kind, then the name, then the values of the labels with a space
+between them. At the end there is a number, or a histogram as a list: the sum first,
+then how many fell into each bucket, the last one without an upper bound::
+
+    {
+        "counters": {"websocket_messages": {"received": 5, "sent": 7}},
+        "gauges": {"connections_open": {"": 2}},
+        "histograms": {"request_duration_seconds": {"GET 2xx http/1.1": [0.1, 3, ...]}},
+    }
+
+All of it adds up, so that :func:`merge` need not know what it adds.
+:class:`MergedMetrics` keeps the sum over processes that come and go.
+:func:`exposition` writes a snapshot in the text format of Prometheus.
+
+No label takes a value from a client as it is, so a snapshot can't grow without end.
+
+Source: Prometheus, "Metric and label naming" and "Exposition formats".
+
+Tests: ``tests/unit/test_metrics.py``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from daphne_like.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from daphne_like.observability.log_formats import Exchange, ExchangeLog
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "MergedMetrics",
+    "Metrics",
+    "Snapshot",
+    "exposition",
+    "merge",
+    "require_prometheus_client",
+]
+
+Snapshot = dict[str, Any]
+"""See above."""
+
+
+class Family(NamedTuple):
+    """
+    What is known of all values with one name.
+
+    Attributes:
+        kind: ``counters``, ``gauges`` or ``histograms``.
+        help: One sentence.
+        labels: Their names, in the order of the values.
+        bounds: Upper bounds of a histogram's buckets, without the infinite one.
+    """
+
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+_DURATIONS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LIVES = (1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
+_LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+FAMILIES = {
+    "request_duration_seconds": Family(
+        "histograms",
+        "Requests by the time from their head to the end of the response; a "
+        "WebSocket's handshake is one.",
+        ("method", "status", "protocol"),
+        _DURATIONS,
+    ),
+    "websocket_duration_seconds": Family(
+        "histograms", "WebSockets that have ended, by their life.", (), _LIVES
+    ),
+    "event_loop_lag_seconds": Family(
+        "histograms",
+        "How late the event loop was, ten times a second.",
+        (),
+        _LAGS,
+    ),
+    "request_body_bytes": Family("counters", "Bytes of request bodies."),
+    "response_body_bytes": Family(
+        "counters", "Bytes of response bodies, before they are framed."
+    ),
+    "connections": Family("counters", "Connections that were accepted."),
+    "websocket_messages": Family("counters", "Messages of WebSockets.", ("direction",)),
+    "websocket_bytes": Family(
+        "counters", "Bytes of these messages, before compression.", ("direction",)
+    ),
+    "limits_hit": Family(
+        "counters", "How often a limit or a timeout of the settings held.", ("limit",)
+    ),
+    "worker_restarts": Family(
+        "counters", "Workers that were replaced, by the reason.", ("reason",)
+    ),
+    "requests_in_flight": Family(
+        "gauges", "Applications that are running, those of WebSockets included."
+    ),
+    "connections_open": Family("gauges", "Connections that are open."),
+    "websockets_open": Family("gauges", "WebSockets that are open."),
+    "workers": Family("gauges", "Processes that serve."),
+}
+"""Everything that is counted. Dashboards name these: add some, but rename none."""
+
+# RFC 9110 section 9, RFC 5789. What else clients make up counts as one.
+_METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+)
+_PROTOCOLS = {version: f"http/{version}" for version in ("1.0", "1.1", "2", "3")}
+_CLASSES = {number: f"{number}xx" for number in range(1, 6)}
+
+
+class Metrics:
+    """
+    Counts in one process; an :class:`~daphne_like.observability.log_formats.ExchangeLog`.
+
+    Attributes:
+        further: Another log that hears of each exchange, too.
+        connections: How many were accepted.
+        request_body_bytes: Of all request bodies.
+        messages_received: Of WebSockets, and so are the next three.
+        gauges: Functions that tell what is to be known of the moment, by name.
+    """
+
+    def __init__(self, further: ExchangeLog | None = None) -> None:
+        self.further = further
+        self.connections = 0
+        self.request_body_bytes = 0
+        self.messages_received = 0
+        self.messages_sent = 0
+        self.message_bytes_received = 0
+        self.message_bytes_sent = 0
+        self.gauges: dict[str, Callable[[], float]] = {}
+        self._response_body_bytes = 0
+        self._limits: Counter[str] = Counter()
+        # Histograms by the values of their labels, and the same once more by what
+        # an exchange says of itself.
+        self._requests: dict[str, list[float]] = {}
+        self._requests_as_told: dict[tuple[str, int, str], list[float]] = {}
+        self._websockets_open = 0
+        self._lives = _empty(_LIVES)
+        self._lags = _empty(_LAGS)
+        # What has been refused, until its end is told, too.
+        self._refused: Exchange | None = None
+
+    # -- Told of exchanges (ExchangeLog) -------------------------------------
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """Count a request."""
+        histogram = self._requests_as_told.get(
+            (exchange.method, exchange.status, exchange.http_version)
+        )
+        if histogram is None:
+            histogram = self._histogram(exchange)
+        duration = exchange.duration
+        histogram[0] += duration
+        histogram[bisect_left(_DURATIONS, duration) + 1] += 1
+        self._response_body_bytes += exchange.body_bytes_sent
+        if self.further is not None:
+            self.further.exchange_ended(exchange)
+
+    def websocket_changed(self, exchange: Exchange, event: str) -> None:
+        """Count a handshake when it is answered, and a WebSocket that ends."""
+        if event == "CONNECT":
+            self._websockets_open += 1
+            self._handshake_ended(exchange)
+        elif event == "REJECT":
+            self._refused = exchange
+            self._handshake_ended(exchange)
+        elif event == "DISCONNECT":
+            if exchange.status == 101:
+                self._websockets_open -= 1
+                _observe(self._lives, _LIVES, exchange.duration)
+            elif self._refused is not exchange:
+                self._handshake_ended(exchange)
+            self._refused = None
+        if self.further is not None:
+            self.further.websocket_changed(exchange, event)
+
+    def _handshake_ended(self, exchange: Exchange) -> None:
+        key = f"{_method(exchange)} {_status_class(exchange.status)} websocket"
+        histogram = self._requests.setdefault(key, _empty(_DURATIONS))
+        _observe(histogram, _DURATIONS, exchange.duration)
+        self._response_body_bytes += exchange.body_bytes_sent
+
+    def _histogram(self, exchange: Exchange) -> list[float]:
+        """Return the histogram for an exchange, by labels of which there are few."""
+        method, version = _method(exchange), exchange.http_version
+        protocol = _PROTOCOLS.get(version, "other")
+        key = f"{method} {_status_class(exchange.status)} {protocol}"
+        histogram = self._requests.setdefault(key, _empty(_DURATIONS))
+        if exchange.method in _METHODS and version in _PROTOCOLS:
+            # There are at most as many as statuses: no client can add to them.
+            told = exchange.method, exchange.status, version
+            self._requests_as_told[told] = histogram
+        return histogram
+
+    # -- Told of the rest ----------------------------------------------------
+
+    def limit_hit(self, name: str) -> None:
+        """Count that a limit held; ``name`` is its setting's."""
+        self._limits[name] += 1
+
+    def lagged(self, seconds: float) -> None:
+        """Count a look at how late the event loop is."""
+        _observe(self._lags, _LAGS, seconds)
+
+    # -- Telling -------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return all numbers, as objects of the caller's own; see the module."""
+        return {
+            "counters": {
+                "connections": {"": self.connections},
+                "request_body_bytes": {"": self.request_body_bytes},
+                "response_body_bytes": {"": self._response_body_bytes},
+                "websocket_messages": {
+                    "received": self.messages_received,
+                    "sent": self.messages_sent,
+                },
+                "websocket_bytes": {
+                    "received": self.message_bytes_received,
+                    "sent": self.message_bytes_sent,
+                },
+                "limits_hit": dict(self._limits),
+            },
+            "gauges": {
+                "websockets_open": {"": self._websockets_open},
+                **{name: {"": tell()} for name, tell in self.gauges.items()},
+            },
+            "histograms": {
+                "request_duration_seconds": {
+                    key: [*histogram] for key, histogram in self._requests.items()
+                },
+                "websocket_duration_seconds": {"": [*self._lives]},
+                "event_loop_lag_seconds": {"": [*self._lags]},
+            },
+        }
+
+
+def _empty(bounds: tuple[float, ...]) -> list[float]:
+    return [0.0, *([0] * (len(bounds) + 1))]
+
+
+def _observe(histogram: list[float], bounds: tuple[float, ...], value: float) -> None:
+    histogram[0] += value
+    # An upper bound belongs to its bucket.
+    histogram[bisect_left(bounds, value) + 1] += 1
+
+
+def _method(exchange: Exchange) -> str:
+    # What was refused before it was a request has none.
+    method = exchange.method or "none"
+    return method if method in _METHODS or method == "none" else "other"
+
+
+def _status_class(status: int) -> str:
+    return _CLASSES.get(status // 100, "other") if status else "none"
+
+
+# -- Several processes -------------------------------------------------------
+
+
+def merge(snapshots: Iterable[Mapping[str, Any]]) -> Snapshot:
+    """Return the sum of snapshots; they stay as they are."""
+    total: Snapshot = {}
+    for snapshot in snapshots:
+        _add(total, snapshot)
+    return total
+
+
+def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict):
+            _add(total.setdefault(key, {}), value)
+        elif not isinstance(value, list):
+            total[key] = total.get(key, 0) + value
+        elif key in total:
+            total[key] = [a + b for a, b in zip(total[key], value, strict=True)]
+        else:
+            total[key] = [*value]
+
+
+class MergedMetrics:
+    """
+    The sum over workers, in which those that have ended still count.
+
+    A worker is whatever its supervisor knows it by.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[object, Mapping[str, Any]] = {}
+        self._ended: Snapshot = {}
+        self._restarts: Counter[str] = Counter()
+
+    def told(self, worker: object, snapshot: Mapping[str, Any]) -> None:
+        """Take the latest snapshot of a worker."""
+        self._latest[worker] = snapshot
+
+    def ended(self, worker: object) -> None:
+        """Keep what a worker has counted; nothing of it is open any more."""
+        latest = self._latest.pop(worker, None)
+        if latest is not None:
+            left = {kind: latest[kind] for kind in latest if kind != "gauges"}
+            self._ended = merge((self._ended, left))
+
+    def restarted(self, reason: str) -> None:
+        """Count a worker that is replaced; there are to be few reasons."""
+        self._restarts[reason] += 1
+
+    def snapshot(self) -> Snapshot:
+        """Return the sum as it is known now."""
+        own = {"counters": {"worker_restarts": dict(self._restarts)}}
+        return merge((self._ended, *self._latest.values(), own))
+
+
+# -- Prometheus --------------------------------------------------------------
+
+
+def require_prometheus_client() -> None:
+    """
+    Import what :func:`exposition` needs.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        raise SettingsError(
+            "metrics needs prometheus_client: pip install 'daphne-like[metrics]'"
+        ) from None
+
+
+def exposition(snapshot: Mapping[str, Any]) -> tuple[str, bytes]:
+    """
+    Write a snapshot for Prometheus.
+
+    Returns:
+        The content type, and the text.
+    """
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+    class _Collector:
+        def collect(self) -> Iterator[Any]:
+            return _prometheus_families(snapshot)
+
+    registry = CollectorRegistry()
+    registry.register(_Collector())
+    return CONTENT_TYPE_LATEST, generate_latest(registry)
+
+
+def _prometheus_families(snapshot: Mapping[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    kinds = {"counters": CounterMetricFamily, "gauges": GaugeMetricFamily}
+    for name, family in FAMILIES.items():
+        values = snapshot.get(family.kind, {}).get(name)
+        if values is None:
+            continue
+        full, labels = f"daphne_like_{name}", family.labels
+        if family.kind != "histograms":
+            made = kinds[family.kind](full, family.help, labels=labels)
+            for key, value in values.items():
+                made.add_metric(_label_values(key, family), value)
+            yield made
+            continue
+        histograms = HistogramMetricFamily(full, family.help, labels=labels)
+        requests = None
+        if name == "request_duration_seconds":
+            requests = CounterMetricFamily(
+                "daphne_like_requests", "Requests that were answered.", labels=labels
+            )
+        for key, (total, *counts) in values.items():
+            buckets, reached = [], 0
+            for bound, count in zip((*family.bounds, "+Inf"), counts, strict=True):
+                reached += count
+                buckets.append((str(bound), reached))
+            histograms.add_metric(_label_values(key, family), buckets, total)
+            if requests is not None:
+                requests.add_metric(_label_values(key, family), reached)
+        yield histograms
+        if requests is not None:
+            yield requests
+
+
+def _label_values(key: str, family: Family) -> list[str]:
+    return key.split(" ") if family.labels else []
