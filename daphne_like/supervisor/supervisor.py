@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -260,7 +260,7 @@ class Supervisor:
                 if pid == 0:
                     ours.close()
                     self._operations.close_in_child()
-                    self._forget_other_slots(slot)
+                    self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
                     if self._watcher is not None:
                         self._watcher.abandon()
                     # Until this process ends.
@@ -284,17 +284,18 @@ class Supervisor:
         _logger.debug("%s: started", made.name)
         return None
 
-    def _forget_other_slots(self, slot: int) -> None:
+    def _close_sockets(self, slots: Iterable[int], kept: int) -> None:
         """
-        Close what other slots listen on, in a fork.
+        Close what some slots listen on, but for what another one has, too.
 
-        Else their connections would go on to come when a slot is given up.
+        As long as such a socket is open, in whichever process, the system gives it
+        connections.
         """
-        kept = {id(sock) for bound in self._sockets[slot] for sock in bound}
-        for sockets in self._sockets.values():
-            for bound in sockets:
+        shared = {id(sock) for bound in self._sockets[kept] for sock in bound}
+        for slot in slots:
+            for bound in self._sockets.pop(slot):
                 for sock in bound:
-                    if id(sock) not in kept:
+                    if id(sock) not in shared:
                         sock.close()
 
     # -- What is to be done ------------------------------------------------------------
@@ -315,6 +316,9 @@ class Supervisor:
             return
         for action in self._workforce.due():
             self._do(action)
+        given_up = [slot for slot in self._sockets if slot >= self._workforce.target]
+        if given_up:
+            self._close_sockets(given_up, kept=0)
         self._tell_news()
 
     def _do(self, action: Action) -> None:
