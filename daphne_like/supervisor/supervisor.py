@@ -48,7 +48,6 @@ from daphne_like.supervisor.orders import (
     Stop,
 )
 from daphne_like.supervisor.processes import WorkerProcess, describe_end
-from daphne_like.supervisor.reload import Watcher
 from daphne_like.supervisor.totals import Totals
 from daphne_like.supervisor.worker import Assignment, Program
 from daphne_like.supervisor.workforce import Workforce
@@ -57,6 +56,7 @@ from daphne_like.winding_down import longest_stop
 if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.settings import Settings
+    from daphne_like.supervisor.reload import Watcher
 
 __all__ = ["Supervisor", "run"]
 
@@ -109,11 +109,11 @@ class Supervisor:
             starting.check_spawning(program)
         self._settings = settings
         self._program = program
-        self._watcher = (
-            Watcher(settings.workers, settings.app.app_dir)
-            if settings.workers.reload
-            else None
-        )
+        self._watcher: Watcher | None = None
+        if settings.workers.reload:
+            from daphne_like.supervisor.reload import Watcher
+
+            self._watcher = Watcher(settings.workers, settings.app.app_dir)
         self._notifier = process.notifier_of_systemd()
         self._application: ASGIApplication | None = None
         self._bound: BoundEndpoints | None = None

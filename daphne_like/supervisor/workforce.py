@@ -401,7 +401,9 @@ class Workforce:
         return Kill(worker, reason, inspect)
 
     def _gave_up_start(self, worker: WorkerRecord) -> None:
-        if not self._complete:
+        if self._settings.reload:
+            self._held = True
+        elif not self._complete:
             self._end(3)
         elif self._rolling:
             self._rolling = False
