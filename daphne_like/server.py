@@ -87,10 +87,6 @@ __all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
 
-# What run() has bound before it makes the server; not passed as an argument, since
-# constructors of subclasses are called by the settings alone.
-_bound: BoundEndpoints | None = None
-
 # What is spoken, by the setting.
 _VERSIONS = {"auto": "HTTP/1.1 and 2", "1.1": "HTTP/1.1", "2": "HTTP/2"}
 
@@ -161,12 +157,9 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        if _bound is not None and _bound.fits(settings):
-            self._endpoints, self._redirects = _bound.endpoints, _bound.redirects
-        else:
-            bind, tls, proxy = settings.bind, settings.tls, settings.proxy
-            self._endpoints = configured_endpoints(bind, tls, proxy)
-            self._redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self._endpoints = configured_endpoints(bind, tls, proxy)
+        self._redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
@@ -226,6 +219,10 @@ class Server(Service):
         pairs = (*self._endpoints, *self._redirects)
         own = [endpoint for _, endpoint in pairs if endpoint is not None]
         return own if self._operations is None else [*own, *self._operations.endpoints]
+
+    def _take_over(self, bound: BoundEndpoints) -> None:
+        """Serve on endpoints which were bound before this server was made."""
+        self._endpoints, self._redirects = bound.endpoints, bound.redirects
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -684,7 +681,6 @@ def run(
     load_application: Callable[[], ASGIApplication] | None = None,
     make_server: Callable[[ASGIApplication, Settings], Server] | None = None,
     prepare: Callable[[Server], object] | None = None,
-    bound: BoundEndpoints | None = None,
 ) -> None:
     """
     Serve in a process of its own until a signal comes.
@@ -696,7 +692,6 @@ def run(
             import that.
         make_server: Returns the server, where another class is to be used.
         prepare: Gets the server before it runs.
-        bound: What it is to listen on, bound already.
 
     Raises:
         SystemExit: The server could not start; with the exit status.
@@ -709,7 +704,7 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
-    global _bound  # noqa: PLW0603 - see there
+    bound: BoundEndpoints | None = None
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
@@ -721,14 +716,15 @@ def run(
             application = loading.load_application(settings.app)
         else:
             application = load_application()
-        _bound = bound
         if make_server is None:
             server = Server(application, settings=settings)
         else:
             server = make_server(application, settings)
         if prepare is not None:
             prepare(server)
-        bound = None
+        if bound is not None:
+            server._take_over(bound)
+            bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except StartError as error:
@@ -736,7 +732,6 @@ def run(
             notifier.failed(error)
         raise
     finally:
-        _bound = None
         if bound is not None:
             bound.close()
     server.run()

@@ -2,7 +2,7 @@
 Endpoints which are bound before there is a server.
 
 Whoever gives up the rights of root needs them before that, and a supervisor for all of
-its workers. Certificates and keys are read with them, as only root may be able to.
+its workers.
 
 Tests: ``tests/unit/listeners/test_bound.py``.
 """
@@ -43,7 +43,6 @@ class BoundEndpoints:
     """
 
     def __init__(self, settings: Settings, *, reuse_port: bool = False) -> None:
-        self._settings = settings
         bind, tls, proxy = settings.bind, settings.tls, settings.proxy
         self.endpoints = configured_endpoints(bind, tls, proxy)
         self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
@@ -58,21 +57,6 @@ class BoundEndpoints:
         """Those which are no other package's, first those of ``endpoints``."""
         pairs = (*self.endpoints, *self.redirects)
         return [endpoint for _, endpoint in pairs if endpoint is not None]
-
-    def fits(self, settings: Settings) -> bool:
-        """Whether a server with these settings would have the same."""
-        mine = self._settings
-        return (mine.bind, mine.tls, mine.proxy) == (
-            settings.bind,
-            settings.tls,
-            settings.proxy,
-        )
-
-    def reload_certificates(self) -> None:
-        """Read certificates again."""
-        for tls in dict.fromkeys(endpoint.tls for endpoint in self.own):
-            if tls is not None:
-                tls.reload()
 
     def close(self) -> None:
         """Give up what is bound."""

@@ -266,7 +266,6 @@ class Supervisor:
                 sockets,
                 inspection.fileno(),
                 self._application,
-                self._bound,
             )
             child = None
             if self._forks:
@@ -527,8 +526,6 @@ class Supervisor:
         if self._workforce.draining:
             return
         _logger.info("Reloading: all workers are replaced, one after the other")
-        if self._bound is not None:
-            self._bound.reload_certificates()
         self._workforce.reload()
         self._reloading = True
         if self._notifier is not None:

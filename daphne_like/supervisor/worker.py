@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import socket
 
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.bound import BoundEndpoints
     from daphne_like.settings import Settings
 
 __all__ = [
@@ -87,7 +86,6 @@ class Assignment:
         sockets: What it listens on, by endpoint.
         inspection: Descriptor of a file in which it writes what it is doing.
         application: It was loaded before the fork.
-        bound: The endpoints with their certificates; none in a new interpreter.
         kept: What must stay open.
     """
 
@@ -97,7 +95,6 @@ class Assignment:
     sockets: Sequence[Sequence[socket.socket]]
     inspection: int
     application: ASGIApplication | None = None
-    bound: BoundEndpoints | None = None
     kept: list[object] = field(default_factory=list)
 
 
