@@ -32,6 +32,7 @@ class Application:
         self.scopes: list[Any] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         self.scopes.append(scope)
         if scope["path"] == "/fail":
             raise ValueError
@@ -201,8 +202,9 @@ def test_requests_get_an_id(serve: Serve, application: Application) -> None:
     )
 
     assert [b"abc"] == given
-    assert MADE.fullmatch(*made)
-    assert MADE.fullmatch(*posted)
+    assert 1 == len(made) == len(posted)
+    assert MADE.fullmatch(made[0])
+    assert MADE.fullmatch(posted[0])
     assert made != posted
     assert [] == exchange.values_of(b"x-request-id")
 
