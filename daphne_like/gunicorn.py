@@ -223,6 +223,11 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         os.environ.pop("NOTIFY_SOCKET", None)
         _join_loggers()
         try:
+            if self.cfg.preload_app and "twisted.internet.reactor" in sys.modules:
+                raise SettingsError(
+                    "preload_app: the application imports Twisted's reactor, which "
+                    "can't be shared by processes"
+                )
             self._settings = settings_of(self.cfg, os.environ)
             # Before the application, which may import it.
             self._reactor: Any = reactor.install(self._settings.lifecycle.loop)

@@ -6,8 +6,8 @@ anything else, :class:`PidFile` before it binds, :func:`become_user` as soon as 
 addresses are bound and before the application is imported. From then on nothing of
 root is left, neither in this process nor in its workers, which are started after that.
 
-Only the program ``daphne-like`` and :func:`daphne_like.run` do this; ``twistd`` has
-options of its own for most of it.
+The program ``daphne-like`` does all this, :func:`daphne_like.run` the last step alone;
+``twistd`` has options of its own for most of it.
 
 Tests: ``tests/unit/test_process_setup.py``, ``tests/integration/test_process_setup.py``.
 """

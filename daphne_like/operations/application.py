@@ -161,16 +161,20 @@ async def _send(answer: _Answer, send: Send) -> None:
     if isinstance(answer.body, bytes):
         await send({"type": "http.response.body", "body": answer.body})
         return
-    rows = answer.body
-    separator = b"["
-    for start in range(0, len(rows), _ROWS_A_TURN):
-        text = ",\n".join(map(json.dumps, rows[start : start + _ROWS_A_TURN]))
-        piece = separator + text.encode()
+    rows, before = answer.body, b"["
+    last = max(len(rows) - 1, 0) // _ROWS_A_TURN * _ROWS_A_TURN
+    for first in range(0, last, _ROWS_A_TURN):
+        piece = before + _lines(rows[first : first + _ROWS_A_TURN])
         await send({"type": "http.response.body", "body": piece, "more_body": True})
         await asyncio.sleep(0)
-        separator = b",\n"
-    end = b"]\n" if rows else b"[]\n"
-    await send({"type": "http.response.body", "body": end})
+        before = b",\n"
+    await send(
+        {"type": "http.response.body", "body": before + _lines(rows[last:]) + b"]\n"}
+    )
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return ",\n".join(map(json.dumps, rows)).encode()
 
 
 # -- What is asked -----------------------------------------------------------

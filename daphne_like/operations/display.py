@@ -23,8 +23,8 @@ __all__ = ["cells_of", "is_number", "lines_of", "stacks_of", "table_of"]
 # The order of columns and lines. Others come behind, by their names.
 _ORDER = (
     *("worker", "version", "phase", "pid", "age", "client", "server", "protocol"),
-    *("tls", "workers", "connections", "requests", "rss_bytes", "received_bytes"),
-    *("sent_bytes", "unsent_bytes", "doing", "addresses"),
+    *("tls", "workers", "connections", "in_flight", "requests", "rss_bytes"),
+    *("received_bytes", "sent_bytes", "unsent_bytes", "doing", "addresses"),
 )
 _RANKS = {name: rank for rank, name in enumerate(_ORDER)}
 

@@ -62,7 +62,7 @@ class OneProcess:
             "age": self._age,
             "workers": 1,
             "connections": len(self._server.connections),
-            "requests": self._server.requests_in_flight,
+            "in_flight": self._server.requests_in_flight,
             "addresses": self._server.urls,
         }
 
@@ -75,7 +75,7 @@ class OneProcess:
                 "phase": self.phase,
                 "age": self._age,
                 "connections": len(self._server.connections),
-                "requests": self._server.requests_in_flight,
+                "in_flight": self._server.requests_in_flight,
                 "rss_bytes": resident_bytes(),
             }
         ]

@@ -100,7 +100,7 @@ def _row(report: ConnectionReport) -> dict[str, Any]:
         "server": _address(server),
         "protocol": report.protocol,
         "tls": has_tls(transport),
-        "requests": report.requests,
+        "in_flight": report.requests,
         "doing": doing,
         "received_bytes": received,
         "sent_bytes": sent,

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -42,10 +42,7 @@ from daphne_like.operations.listener import OperationsListener
 from daphne_like.process_setup import become_user, set_title
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
-from daphne_like.supervisor.processes import WorkerProcess, describe_end
-from daphne_like.supervisor.reload import Watcher
-from daphne_like.supervisor.worker import Assignment, Program
-from daphne_like.supervisor.workforce import (
+from daphne_like.supervisor.orders import (
     Action,
     Cut,
     Kill,
@@ -53,13 +50,17 @@ from daphne_like.supervisor.workforce import (
     Phase,
     Start,
     Stop,
-    Workforce,
 )
+from daphne_like.supervisor.processes import WorkerProcess, describe_end
+from daphne_like.supervisor.totals import Totals
+from daphne_like.supervisor.worker import Assignment, Program
+from daphne_like.supervisor.workforce import Workforce
 from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.settings import Settings
+    from daphne_like.supervisor.reload import Watcher
 
 __all__ = ["Supervisor", "run"]
 
@@ -111,21 +112,27 @@ class Supervisor:
             starting.check_spawning(program)
         self._settings = settings
         self._program = program
-        self._watcher = (
-            Watcher(settings.workers, settings.app.app_dir)
-            if settings.workers.reload
-            else None
-        )
+        self._watcher: Watcher | None = None
+        if settings.workers.reload:
+            from daphne_like.supervisor.reload import Watcher
+
+            self._watcher = Watcher(settings.workers, settings.app.app_dir)
         self._notifier = process.notifier_of_systemd()
         self._application: ASGIApplication | None = None
         self._endpoints: list[SocketEndpoint] = []
-        self._operations = OperationsListener(self, settings.operations)
+        self._totals = Totals(settings.operations)
+        self._operations = OperationsListener(
+            self, settings.operations, self._totals.render
+        )
         # What each slot listens on: by slot, by endpoint.
         self._sockets: dict[int, list[list[socket.socket]]] = {}
         self._selector = selectors.PollSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._workforce = Workforce(
-            settings.workers, self._loop.time, longest_stop(settings)
+            settings.workers,
+            self._loop.time,
+            longest_stop(settings),
+            replaced=self._totals.replaced,
         )
         self._workers: dict[int, WorkerProcess] = {}
         self._to_start: deque[int] = deque()
@@ -188,6 +195,7 @@ class Supervisor:
                 if assignment is not None:
                     return assignment
         self._loop.run_until_complete(self._operations.stop())
+        self._totals.close()
         if self._notifier is not None:
             self._notifier.close()
         self._close()
@@ -260,7 +268,10 @@ class Supervisor:
                 if pid == 0:
                     ours.close()
                     self._operations.close_in_child()
-                    self._forget_other_slots(slot)
+                    self._totals.abandon()
+                    for other in self._workers.values():
+                        other.abandon()
+                    self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
                     if self._watcher is not None:
                         self._watcher.abandon()
                     # Until this process ends.
@@ -284,17 +295,18 @@ class Supervisor:
         _logger.debug("%s: started", made.name)
         return None
 
-    def _forget_other_slots(self, slot: int) -> None:
+    def _close_sockets(self, slots: Iterable[int], kept: int) -> None:
         """
-        Close what other slots listen on, in a fork.
+        Close what some slots listen on, but for what another one has, too.
 
-        Else their connections would go on to come when a slot is given up.
+        As long as such a socket is open, in whichever process, the system gives it
+        connections.
         """
-        kept = {id(sock) for bound in self._sockets[slot] for sock in bound}
-        for sockets in self._sockets.values():
-            for bound in sockets:
+        shared = {id(sock) for bound in self._sockets[kept] for sock in bound}
+        for slot in slots:
+            for bound in self._sockets.pop(slot):
                 for sock in bound:
-                    if id(sock) not in kept:
+                    if id(sock) not in shared:
                         sock.close()
 
     # -- What is to be done ------------------------------------------------------------
@@ -302,6 +314,7 @@ class Supervisor:
     def _look_again(self) -> None:
         self._loop.call_later(_LOOK_INTERVAL, self._look_again)
         self._look()
+        self._totals.send()
 
     def _look_soon(self) -> None:
         if not self._looks_soon:
@@ -315,6 +328,9 @@ class Supervisor:
             return
         for action in self._workforce.due():
             self._do(action)
+        given_up = [slot for slot in self._sockets if slot >= self._workforce.target]
+        if given_up:
+            self._close_sockets(given_up, kept=0)
         self._tell_news()
 
     def _do(self, action: Action) -> None:
@@ -359,6 +375,7 @@ class Supervisor:
         kind = message.get("message")
         if kind == "beat":
             workforce.beat(record, message["requests"], message["rss"])
+            self._totals.told(record.number, message["metrics"])
             return  # what follows from that has time until the next look
         if kind == "starting":
             workforce.starting(record, message["longest"])
@@ -370,6 +387,7 @@ class Supervisor:
             workforce.leaves(record)
         elif kind == "closing":
             workforce.fell_silent(record)
+            self._totals.told(record.number, message["metrics"])
         self._look_soon()
 
     def _reap(self) -> None:
@@ -387,6 +405,7 @@ class Supervisor:
     def _ended(self, made: WorkerProcess, status: int) -> None:
         del self._workers[made.record.number]
         made.ended(status)
+        self._totals.ended(made.record.number)
         _logger.debug("%s: %s", made.name, describe_end(status))
         self._workforce.ended(made.record, status, describe_end(status))
         self._look_soon()
@@ -464,7 +483,6 @@ class Supervisor:
             "connections": self._sum("connections"),
             "requests": self._sum("in_flight"),
             "restarts": workforce.restarts,
-            "recycled": workforce.recycled,
             "addresses": list(self._urls),
         }
 
@@ -496,7 +514,7 @@ class Supervisor:
 
     async def metrics(self) -> Mapping[str, Any]:
         """Return the merged snapshot of all counters."""
-        return {}
+        return self._totals.snapshot()
 
     def reload(self) -> None:
         """Replace all workers, one after the other."""

@@ -120,7 +120,7 @@ def test_requests_reach_the_application_and_the_access_log(gunicorn: Gunicorn) -
 
 def test_a_proxy_that_is_not_trusted_is_not_believed(gunicorn: Gunicorn) -> None:
     """Gunicorn's list of trusted addresses decides."""
-    server = gunicorn("--forwarded-allow-ips", "192.0.2.1,2001:db8::/32")
+    server = gunicorn("--forwarded-allow-ips", "192.0.2.1,192.0.2.2")
     answer = get(f"{server.url}/scope", headers={"x-forwarded-for": "192.0.2.7"})
 
     assert "127.0.0.1" == answer.json()["client"][0]
@@ -183,6 +183,22 @@ def test_the_access_log_is_opened_anew(gunicorn: Gunicorn, tmp_path: Path) -> No
     assert {"/scope"} == set(log.read_text("utf-8").split())
 
 
+def test_an_application_may_be_loaded_before_the_fork(
+    gunicorn: Gunicorn, site: Path
+) -> None:
+    """With --preload workers share the memory of what was imported."""
+    (site / "site_of_test.py").write_text(f"print('loaded')\n{_PAGE}", "utf-8")
+    server = gunicorn(
+        *("--preload", "-w", "2"),
+        *("--chdir", str(site), "site_of_test:application"),
+    )
+    wait_for_worker(server, 2)
+
+    assert "TEXT" == get(f"{server.url}/").text
+    assert 0 == server.stop()
+    assert 1 == server.log.count("loaded")
+
+
 # -- How workers end --------------------------------------------------------------
 
 
@@ -224,15 +240,10 @@ def test_a_stop_lets_requests_end(gunicorn: Gunicorn, loop: str) -> None:
     assert "application: stopped" in server.log
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_a_quick_stop_waits_for_nothing(
-    gunicorn: Gunicorn, number: int, loop: str
-) -> None:
+def test_a_quick_stop_waits_for_nothing(gunicorn: Gunicorn, number: int) -> None:
     """SIGINT or SIGQUIT cuts what is in flight, and still ends the lifespan."""
-    server = gunicorn(
-        *("--graceful-timeout", "30"), environment={"DAPHNE_LIKE_LOOP": loop}
-    )
+    server = gunicorn()
     with connect(server.url) as sock:
         sock.sendall(b"GET /stream HTTP/1.1\r\nhost: x\r\n\r\n")
         read_until(sock, b"begun")

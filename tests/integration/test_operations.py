@@ -214,6 +214,7 @@ def supervisor(path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists descriptors")
 def test_forks_disturb_nobody(supervisor: subprocess.Popen[str], path: Path) -> None:
     """
     A supervisor forks while operators are connected: the children have nothing of

@@ -438,6 +438,19 @@ def test_curl_writes_the_header(serve: Serve) -> None:
     assert server.port == told["server"][1]
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_expect_the_header_too(serve: Serve, start: str) -> None:
+    """The supervisor hands the listening sockets on, with what is expected there."""
+    server = serve(
+        *(APPLICATION, "-b", "127.0.0.1", "-p", "0", "--proxy-protocol"),
+        *("--workers", "2", "--worker-start", start),
+    )
+    answer = curl("--haproxy-protocol", "--interface", "127.0.0.1", server.url)
+
+    assert 1 == json.loads(answer.stdout)["proxy"]["version"]
+    assert b"" == ask_without_a_header(server.url)
+
+
 # -- nginx ----------------------------------------------------------------------
 
 

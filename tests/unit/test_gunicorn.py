@@ -29,6 +29,8 @@ from daphne_like.settings import Settings
 def configured(**given: Any) -> Any:
     """Make a configuration of Gunicorn's."""
     cfg = gunicorn.config.Config()
+    if not given.keys() <= cfg.settings.keys():
+        pytest.skip("this version of Gunicorn has no such setting")
     for name, value in given.items():
         cfg.set(name, value)
     return cfg
@@ -63,7 +65,7 @@ def translated(environ: dict[str, str] | None = None, **given: Any) -> Settings:
         ({"limit_request_field_size": 0}, "limit_request_header", 0),
         ({"limit_request_fields": 50}, "limit_request_fields", 50),
         ({"limit_request_line": 1000}, "limit_request_line", 1000),
-        ({"proxy_protocol": "auto"}, "proxy_protocol", True),
+        ({"proxy_protocol": True}, "proxy_protocol", True),
         ({"root_path": "/app"}, "root_path", "/app"),
         ({"websocket_max_message_size": 5}, "websocket_max_message_size", 5),
         ({"websocket_max_message_size": 5}, "websocket_max_frame_size", 5),
@@ -79,9 +81,6 @@ def test_what_gunicorn_was_told_holds(
     given: dict[str, Any], name: str, value: object
 ) -> None:
     """Each setting with a counterpart is taken over, in our units."""
-    if not set(given) <= set(gunicorn.config.Config().settings):
-        pytest.skip("this version of Gunicorn has no such setting")
-
     assert value == translated(**given).value(name)
 
 
@@ -137,7 +136,7 @@ def test_processes_and_addresses_are_gunicorns() -> None:
     ("given", "environ", "error"),
     [
         (
-            {"proxy_protocol": "auto", "proxy_allow_ips": "10.0.0.1"},
+            {"proxy_protocol": True, "proxy_allow_ips": "10.0.0.1"},
             {},
             "forwarded_allow_ips and proxy_allow_ips must be the same",
         ),
@@ -446,6 +445,19 @@ def test_a_worker_that_can_not_start_is_not_started_again(
 
     assert 3 == end.value.code
     assert "can't share an address" in caplog.text
+
+
+def test_a_reactor_from_before_the_fork_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers would take each other's events."""
+    monkeypatch.setattr(daphne_like.gunicorn, "_join_loggers", lambda: None)
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", SimpleNamespace())
+    with pytest.raises(SystemExit) as end:
+        make(preload_app=True).worker.init_process()
+
+    assert 3 == end.value.code
+    assert "imports Twisted's reactor" in caplog.text
 
 
 @pytest.mark.parametrize(

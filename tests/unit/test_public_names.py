@@ -44,7 +44,7 @@ PUBLIC_NAMES = {
     ],
     "daphne_like.reactor": ["install", "new_event_loop", "reap_children"],
     "daphne_like.resource": ["ASGIResource", "ApplicationService"],
-    "daphne_like.server": ["Server", "longest_stop", "run"],
+    "daphne_like.server": ["Server", "run"],
     "daphne_like.settings": [
         "ENVIRONMENT_PREFIX",
         "KNOWN_SETTINGS",

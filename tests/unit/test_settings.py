@@ -71,6 +71,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "metrics": st.sampled_from(["9100", "0.0.0.0:9100"]),
     "statsd_host": st.sampled_from(["localhost:8125"]),
     "request_id_header": _HEADER_NAMES,
+    "request_id_response": st.just(False),
     "redirect_https": st.sampled_from(["80", "localhost:80", "[::1]:8080"]),
     "log_fmt": st.text(st.characters(exclude_categories=["Cs"])).map(
         lambda text: "%(message)s" + text.replace("%", "")
@@ -296,6 +297,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "statsd_prefix": "daphne_like",
         "otel": False,
         "request_id_header": "",
+        "request_id_response": False,
     } == {name: settings.value(name) for name in KNOWN_SETTINGS}
 
 

@@ -126,7 +126,7 @@ def test_what_it_tells(folder: Path, log: RecordedLog) -> None:
             "pid": os.getpid(),
             "workers": 1,
             "connections": 1,
-            "requests": 1,
+            "in_flight": 1,
             "addresses": [f"unix:{folder / 's'}"],
         } == status
         [worker] = await operated.workers()
@@ -134,7 +134,7 @@ def test_what_it_tells(folder: Path, log: RecordedLog) -> None:
             worker["worker"],
             worker["pid"],
             worker["phase"],
-            worker["requests"],
+            worker["in_flight"],
         )
         [connection] = await operated.connections()
         assert "GET /slow" == connection["doing"]

@@ -71,7 +71,7 @@ async def rows_of(server: Server, count: int) -> list[dict[str, Any]]:
     assert isinstance(server.connections, WatchedConnections)
     while True:
         rows = await server.connections.rows(3)
-        if count == sum(bool(row["requests"]) for row in rows):
+        if count == sum(bool(row["in_flight"]) for row in rows):
             return rows
         await asyncio.sleep(0)
 
@@ -119,7 +119,7 @@ def test_rows_tell_of_connections(kind: str, log: RecordedLog) -> None:
             } == {(row["protocol"], row["doing"]) for row in rows}
             for row in rows:
                 assert f"{host}:{port}" == row["server"]
-                assert (3, 1, False) == (row["worker"], row["requests"], row["tls"])
+                assert (3, 1, False) == (row["worker"], row["in_flight"], row["tls"])
             [row] = [row for row in rows if row["protocol"] == "HTTP/1.1"]
             if sys.platform == "linux":
                 assert len(UPLOAD) == row["received_bytes"]
