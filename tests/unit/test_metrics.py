@@ -284,7 +284,8 @@ def test_prometheus_can_read_all_of_it() -> None:
 
     def of_request(name: str, *bound: tuple[str, str]) -> float:
         request = (("method", "GET"), ("protocol", "http/1.1"), ("status", "2xx"))
-        return samples[(name, *bound, *request)]
+        key = (name, *bound, *request)
+        return samples[key]
 
     assert 1 == of_request("daphne_like_requests_total")
     assert 1 == of_request(f"{duration}_count")

@@ -15,7 +15,7 @@ from stepped_loop import SteppedLoop
 from whole_server import BOTH, Application, ask, say
 
 from daphne_like.errors import SettingsError
-from daphne_like.observability.metrics import Metrics
+from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.observation import EventLoopLag, Observation
 from daphne_like.server import Server
 from daphne_like.settings import OperationsSettings
@@ -43,7 +43,7 @@ def test_only_what_is_wanted_is_there() -> None:
     numbering = Observation(OperationsSettings(request_id_header="X-Request-ID"))
     assert numbering.metrics is None
     assert numbering.log(None) is None
-    log = Metrics()
+    log = ActionLog(lambda *_: None)
     assert log is numbering.log(log)
 
 
