@@ -602,8 +602,14 @@ class Server(Service):
         It returns at once when :meth:`stop` was called before.
 
         Raises:
+            SettingsError: The settings want workers, and this isn't one.
             SystemExit: The server could not start; with the exit status.
         """
+        if self._supervisor is None and self.settings.workers.supervised:
+            raise SettingsError(
+                "workers, and limits which replace them, need the program daphne-like: "
+                "this server is one process"
+            )
         core = reactor.install(self.settings.lifecycle.loop)
         with self._running_lock:
             if self.abort_start:

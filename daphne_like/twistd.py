@@ -105,6 +105,7 @@ class Options(TwistedOptions):
             settings = self.command_line.read_settings(options or ())
             if settings is None:
                 raise SystemExit(0)
+            settings = _as_one_process(settings)
             # Now, as twistd takes Twisted's default as soon as this has returned.
             reactor.install(settings.lifecycle.loop)
         except SettingsError as error:
@@ -148,6 +149,24 @@ def makeService(options: Options) -> Service:
         for module in _LATE_MODULES:
             importlib.import_module(module)
     return _Program(server)
+
+
+def _as_one_process(settings: Settings) -> Settings:
+    """
+    Refuse workers; a number which the platform has set for all programs is no wish.
+
+    Raises:
+        SettingsError: They are wished for.
+    """
+    workers = settings.workers
+    if settings.sources.get("workers") == "environment WEB_CONCURRENCY":
+        workers = replace(workers, workers=None)
+    if workers.supervised:
+        raise SettingsError(
+            "twistd serves in one process: workers, reload, and limits which replace "
+            "workers need the program daphne-like"
+        )
+    return replace(settings, workers=workers)
 
 
 def _check_daemon(twistd_options: Mapping[str, object]) -> None:

@@ -151,6 +151,7 @@ class Exchange:
 
     Attributes:
         head: The request.
+        started: The instant of the monotonic clock when its head was complete.
         status: Of the answer; 0 when there is none.
         covered_from: See :class:`~daphne_like.protocols.deadlines.DeadlineHolder`.
     """
@@ -160,11 +161,11 @@ class Exchange:
         "_context",
         "_deadline",
         "_sender",
-        "_started",
         "_state",
         "_waiters",
         "covered_from",
         "head",
+        "started",
         "status",
     )
 
@@ -180,7 +181,7 @@ class Exchange:
         self.head = head
         self._connection = connection
         self._sender = sender
-        self._started = monotonic()
+        self.started = monotonic()
         self._state = state
         self._waiters: list[Future[None]] | None = None
         self.status = 0
@@ -344,7 +345,7 @@ class Exchange:
     @property
     def duration(self) -> float:
         """Seconds since the head of the request was complete."""
-        return monotonic() - self._started
+        return monotonic() - self.started
 
 
 # The first argument is of the class which the state is one of.

@@ -100,7 +100,7 @@ class HTTPStream(Exchange):
         self.head = head
         self._connection = connection
         self._sender = sender
-        self._started = monotonic()
+        self.started = monotonic()
         self._state = _AWAITED
         self._waiters = None
         self.status = 0

@@ -25,19 +25,22 @@ Tests: ``tests/unit/test_metrics.py``.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from daphne_like.errors import SettingsError
+from daphne_like.observability.log_formats import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from daphne_like.observability.log_formats import Exchange, ExchangeLog
+    from daphne_like.observability.log_formats import ExchangeLog
 
 __all__ = [
     "FAMILIES",
+    "CountedExchange",
     "Family",
     "MergedMetrics",
     "Metrics",
@@ -121,19 +124,57 @@ _PROTOCOLS = {version: f"http/{version}" for version in ("1.0", "1.1", "2", "3")
 _CLASSES = {number: f"{number}xx" for number in range(1, 6)}
 
 
+class RequestLine(Protocol):
+    """
+    What a request is counted by.
+
+    Attributes:
+        method: As received.
+        http_version: ``1.0``, ``1.1``, ``2`` or ``3``.
+    """
+
+    method: str
+    http_version: str
+
+
+class CountedExchange(Exchange, Protocol):
+    """
+    An exchange with attributes in place of some properties.
+
+    Those would cost as much as all the counting.
+
+    Attributes:
+        started: The instant of the monotonic clock when its head was complete.
+    """
+
+    started: float
+
+    @property
+    def head(self) -> RequestLine:
+        """The request."""
+
+
 class Metrics:
     """
     Counts in one process; an :class:`~daphne_like.observability.log_formats.ExchangeLog`.
 
-    Attributes:
+    Args:
         further: Another log that hears of each exchange, too.
+        clock: The monotonic one.
+
+    Attributes:
+        further: See above.
         connections: How many were accepted.
         request_body_bytes: Of all request bodies.
         messages_received: Of WebSockets, and so are the next three.
         gauges: Functions that tell what is to be known of the moment, by name.
     """
 
-    def __init__(self, further: ExchangeLog | None = None) -> None:
+    def __init__(
+        self,
+        further: ExchangeLog | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.further = further
         self.connections = 0
         self.request_body_bytes = 0
@@ -142,30 +183,31 @@ class Metrics:
         self.message_bytes_received = 0
         self.message_bytes_sent = 0
         self.gauges: dict[str, Callable[[], float]] = {}
+        self._clock = clock
         self._response_body_bytes = 0
         self._limits: Counter[str] = Counter()
-        # Histograms by the values of their labels, and the same once more by what
-        # an exchange says of itself.
-        self._requests: dict[str, list[float]] = {}
-        self._requests_as_told: dict[tuple[str, int, str], list[float]] = {}
+        self._requests: dict[str, _Histogram] = {}
+        # What takes a duration, by version, method and status.
+        self._observers: dict[str, dict[str, dict[int, Callable[[float], None]]]]
+        self._observers = {
+            version: {method: {} for method in _METHODS} for version in _PROTOCOLS
+        }
         self._websockets_open = 0
-        self._lives = _empty(_LIVES)
-        self._lags = _empty(_LAGS)
+        self._lives = _Histogram(_LIVES)
+        self._lags = _Histogram(_LAGS)
         # What has been refused, until its end is told, too.
         self._refused: Exchange | None = None
 
     # -- Told of exchanges (ExchangeLog) -------------------------------------
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: CountedExchange) -> None:
         """Count a request."""
-        histogram = self._requests_as_told.get(
-            (exchange.method, exchange.status, exchange.http_version)
-        )
-        if histogram is None:
-            histogram = self._histogram(exchange)
-        duration = exchange.duration
-        histogram[0] += duration
-        histogram[bisect_left(_DURATIONS, duration) + 1] += 1
+        head = exchange.head
+        try:
+            observe = self._observers[head.http_version][head.method][exchange.status]
+        except KeyError:
+            observe = self._observer(exchange)
+        observe(self._clock() - exchange.started)
         self._response_body_bytes += exchange.body_bytes_sent
         if self.further is not None:
             self.further.exchange_ended(exchange)
@@ -181,7 +223,7 @@ class Metrics:
         elif event == "DISCONNECT":
             if exchange.status == 101:
                 self._websockets_open -= 1
-                _observe(self._lives, _LIVES, exchange.duration)
+                self._lives.observe(exchange.duration)
             elif self._refused is not exchange:
                 self._handshake_ended(exchange)
             self._refused = None
@@ -189,21 +231,31 @@ class Metrics:
             self.further.websocket_changed(exchange, event)
 
     def _handshake_ended(self, exchange: Exchange) -> None:
-        key = f"{_method(exchange)} {_status_class(exchange.status)} websocket"
-        histogram = self._requests.setdefault(key, _empty(_DURATIONS))
-        _observe(histogram, _DURATIONS, exchange.duration)
+        self._histogram(exchange, "websocket").observe(exchange.duration)
         self._response_body_bytes += exchange.body_bytes_sent
 
-    def _histogram(self, exchange: Exchange) -> list[float]:
-        """Return the histogram for an exchange, by labels of which there are few."""
-        method, version = _method(exchange), exchange.http_version
-        protocol = _PROTOCOLS.get(version, "other")
-        key = f"{method} {_status_class(exchange.status)} {protocol}"
-        histogram = self._requests.setdefault(key, _empty(_DURATIONS))
-        if exchange.method in _METHODS and version in _PROTOCOLS:
+    def _observer(self, exchange: CountedExchange) -> Callable[[float], None]:
+        """Return what takes the duration, and keep it for the next time."""
+        head, status = exchange.head, exchange.status
+        protocol = _PROTOCOLS.get(head.http_version, "other")
+        observe = self._histogram(exchange, protocol).observe
+        if protocol != "other" and head.method in _METHODS:
             # There are at most as many as statuses: no client can add to them.
-            told = exchange.method, exchange.status, version
-            self._requests_as_told[told] = histogram
+            self._observers[head.http_version][head.method][status] = observe
+        return observe
+
+    def _histogram(self, exchange: Exchange, protocol: str) -> _Histogram:
+        """Return the histogram for an exchange, by labels of which there are few."""
+        # What was refused before it was a request has no method.
+        method = exchange.method or "none"
+        if method != "none" and method not in _METHODS:
+            method = "other"
+        status = exchange.status
+        of_status = _CLASSES.get(status // 100, "other") if status else "none"
+        key = f"{method} {of_status} {protocol}"
+        histogram = self._requests.get(key)
+        if histogram is None:
+            histogram = self._requests[key] = _Histogram(_DURATIONS)
         return histogram
 
     # -- Told of the rest ----------------------------------------------------
@@ -213,8 +265,14 @@ class Metrics:
         self._limits[name] += 1
 
     def lagged(self, seconds: float) -> None:
-        """Count a look at how late the event loop is."""
-        _observe(self._lags, _LAGS, seconds)
+        """
+        Count a look at how late the event loop is.
+
+        It comes ten times a second, and also bounds what histograms have to sort.
+        """
+        self._lags.observe(seconds)
+        for histogram in self._requests.values():
+            histogram.sort()
 
     # -- Telling -------------------------------------------------------------
 
@@ -241,32 +299,57 @@ class Metrics:
             },
             "histograms": {
                 "request_duration_seconds": {
-                    key: [*histogram] for key, histogram in self._requests.items()
+                    key: histogram.snapshot()
+                    for key, histogram in self._requests.items()
                 },
-                "websocket_duration_seconds": {"": [*self._lives]},
-                "event_loop_lag_seconds": {"": [*self._lags]},
+                "websocket_duration_seconds": {"": self._lives.snapshot()},
+                "event_loop_lag_seconds": {"": self._lags.snapshot()},
             },
         }
 
 
-def _empty(bounds: tuple[float, ...]) -> list[float]:
-    return [0.0, *([0] * (len(bounds) + 1))]
+class _Histogram:
+    """
+    Counts values by buckets.
 
+    Args:
+        bounds: The upper ones, which belong to their buckets.
 
-def _observe(histogram: list[float], bounds: tuple[float, ...], value: float) -> None:
-    histogram[0] += value
-    # An upper bound belongs to its bucket.
-    histogram[bisect_left(bounds, value) + 1] += 1
+    Attributes:
+        observe: Takes a value. It is the method of a list, since that costs nothing;
+            the values are sorted into their buckets all at once, by :meth:`sort`.
+    """
 
+    __slots__ = ("_bounds", "_counts", "_total", "_values", "observe")
 
-def _method(exchange: Exchange) -> str:
-    # What was refused before it was a request has none.
-    method = exchange.method or "none"
-    return method if method in _METHODS or method == "none" else "other"
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._total = 0.0
+        self._counts = [0] * (len(bounds) + 1)
+        self._values: list[float] = []
+        self.observe = self._values.append
 
+    def sort(self) -> None:
+        """Put what was observed into the buckets."""
+        values = self._values
+        if not values:
+            return
+        self._total += sum(values)
+        values.sort()
+        passed = 0
+        for index in range(bisect_left(self._bounds, values[0]), len(self._bounds)):
+            reached = bisect_right(values, self._bounds[index])
+            self._counts[index] += reached - passed
+            passed = reached
+            if passed == len(values):
+                break
+        self._counts[-1] += len(values) - passed
+        values.clear()
 
-def _status_class(status: int) -> str:
-    return _CLASSES.get(status // 100, "other") if status else "none"
+    def snapshot(self) -> list[float]:
+        """Return the sum, and the count of each bucket."""
+        self.sort()
+        return [self._total, *self._counts]
 
 
 # -- Several processes -------------------------------------------------------

@@ -9,7 +9,7 @@ Tests: ``tests/unit/test_observation.py``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from daphne_like.observability.metrics import Metrics
 from daphne_like.observability.request_ids import RequestIDs
@@ -69,7 +69,8 @@ class Observation:
         if self.metrics is None:
             return further
         self.metrics.further = further
-        return self.metrics
+        # Those of streams have what it wants to know.
+        return cast("ExchangeLog", self.metrics)
 
     def begin(
         self,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import subprocess
 
     from daphne_like.supervisor.channel import Channel, Message
-    from daphne_like.supervisor.workforce import WorkerRecord
+    from daphne_like.supervisor.orders import WorkerRecord
 
 __all__ = ["WorkerProcess", "describe_end"]
 
@@ -111,6 +111,10 @@ class WorkerProcess:
         for waiting in self._answers.values():
             if not waiting.done():
                 waiting.set_result(None)
+
+    def abandon(self) -> None:
+        """Close what a fork of the supervisor has of it, but for the channel."""
+        self._inspection.close()
 
     # -- Orders ------------------------------------------------------------------
 

@@ -42,10 +42,7 @@ from daphne_like.operations.listener import OperationsListener
 from daphne_like.process_setup import become_user, set_title
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
-from daphne_like.supervisor.processes import WorkerProcess, describe_end
-from daphne_like.supervisor.reload import Watcher
-from daphne_like.supervisor.worker import Assignment, Program
-from daphne_like.supervisor.workforce import (
+from daphne_like.supervisor.orders import (
     Action,
     Cut,
     Kill,
@@ -53,13 +50,17 @@ from daphne_like.supervisor.workforce import (
     Phase,
     Start,
     Stop,
-    Workforce,
 )
+from daphne_like.supervisor.processes import WorkerProcess, describe_end
+from daphne_like.supervisor.totals import Totals
+from daphne_like.supervisor.worker import Assignment, Program
+from daphne_like.supervisor.workforce import Workforce
 from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.settings import Settings
+    from daphne_like.supervisor.reload import Watcher
 
 __all__ = ["Supervisor", "run"]
 
@@ -111,21 +112,27 @@ class Supervisor:
             starting.check_spawning(program)
         self._settings = settings
         self._program = program
-        self._watcher = (
-            Watcher(settings.workers, settings.app.app_dir)
-            if settings.workers.reload
-            else None
-        )
+        self._watcher: Watcher | None = None
+        if settings.workers.reload:
+            from daphne_like.supervisor.reload import Watcher
+
+            self._watcher = Watcher(settings.workers, settings.app.app_dir)
         self._notifier = process.notifier_of_systemd()
         self._application: ASGIApplication | None = None
         self._endpoints: list[SocketEndpoint] = []
-        self._operations = OperationsListener(self, settings.operations)
+        self._totals = Totals(settings.operations)
+        self._operations = OperationsListener(
+            self, settings.operations, self._totals.render
+        )
         # What each slot listens on: by slot, by endpoint.
         self._sockets: dict[int, list[list[socket.socket]]] = {}
         self._selector = selectors.PollSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._workforce = Workforce(
-            settings.workers, self._loop.time, longest_stop(settings)
+            settings.workers,
+            self._loop.time,
+            longest_stop(settings),
+            replaced=self._totals.replaced,
         )
         self._workers: dict[int, WorkerProcess] = {}
         self._to_start: deque[int] = deque()
@@ -188,6 +195,7 @@ class Supervisor:
                 if assignment is not None:
                     return assignment
         self._loop.run_until_complete(self._operations.stop())
+        self._totals.close()
         if self._notifier is not None:
             self._notifier.close()
         self._close()
@@ -260,6 +268,9 @@ class Supervisor:
                 if pid == 0:
                     ours.close()
                     self._operations.close_in_child()
+                    self._totals.abandon()
+                    for other in self._workers.values():
+                        other.abandon()
                     self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
                     if self._watcher is not None:
                         self._watcher.abandon()
@@ -303,6 +314,7 @@ class Supervisor:
     def _look_again(self) -> None:
         self._loop.call_later(_LOOK_INTERVAL, self._look_again)
         self._look()
+        self._totals.send()
 
     def _look_soon(self) -> None:
         if not self._looks_soon:
@@ -363,6 +375,7 @@ class Supervisor:
         kind = message.get("message")
         if kind == "beat":
             workforce.beat(record, message["requests"], message["rss"])
+            self._totals.told(record.number, message["metrics"])
             return  # what follows from that has time until the next look
         if kind == "starting":
             workforce.starting(record, message["longest"])
@@ -374,6 +387,7 @@ class Supervisor:
             workforce.leaves(record)
         elif kind == "closing":
             workforce.fell_silent(record)
+            self._totals.told(record.number, message["metrics"])
         self._look_soon()
 
     def _reap(self) -> None:
@@ -391,6 +405,7 @@ class Supervisor:
     def _ended(self, made: WorkerProcess, status: int) -> None:
         del self._workers[made.record.number]
         made.ended(status)
+        self._totals.ended(made.record.number)
         _logger.debug("%s: %s", made.name, describe_end(status))
         self._workforce.ended(made.record, status, describe_end(status))
         self._look_soon()
@@ -468,7 +483,6 @@ class Supervisor:
             "connections": self._sum("connections"),
             "requests": self._sum("in_flight"),
             "restarts": workforce.restarts,
-            "recycled": workforce.recycled,
             "addresses": list(self._urls),
         }
 
@@ -500,7 +514,7 @@ class Supervisor:
 
     async def metrics(self) -> Mapping[str, Any]:
         """Return the merged snapshot of all counters."""
-        return {}
+        return self._totals.snapshot()
 
     def reload(self) -> None:
         """Replace all workers, one after the other."""

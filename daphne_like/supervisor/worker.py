@@ -107,9 +107,9 @@ def serve(assignment: Assignment, program: Program) -> None:
         StartError: As well.
     """
     link = Link(assignment)
+    set_title(assignment.settings.process, f"worker {assignment.number}")
     _obey_signals(link, assignment.inspection)
     _let_forks_go(assignment)
-    set_title(assignment.settings.process, f"worker {assignment.number}")
     link.begins()
 
     def load() -> ASGIApplication:
@@ -211,7 +211,7 @@ class Link:
         self._over = True
         if self._beat_timer is not None:
             self._beat_timer.cancel()
-        self._channel.send(message="closing")
+        self._channel.send(message="closing", metrics=self._metrics())
 
     def _beat(self) -> None:
         """Show that the event loop turns, and how this process is."""
@@ -226,7 +226,12 @@ class Link:
             "in_flight": self.server.requests_in_flight,
             "connections": len(self.server.connections),
             "rss": resident_bytes() or 0,
+            "metrics": self._metrics(),
         }
+
+    def _metrics(self) -> Mapping[str, Any] | None:
+        metrics = None if self.server is None else self.server.metrics
+        return None if metrics is None else metrics.snapshot()
 
     # -- What the supervisor asks for --------------------------------------------
 

@@ -18,25 +18,24 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
+
+from daphne_like.supervisor.orders import (
+    Action,
+    Cut,
+    Kill,
+    Leave,
+    Phase,
+    Start,
+    Stop,
+    WorkerRecord,
+)
 
 if TYPE_CHECKING:
     from daphne_like.settings import WorkerSettings
 
-__all__ = [
-    "Action",
-    "Cut",
-    "Kill",
-    "Leave",
-    "Phase",
-    "Start",
-    "Stop",
-    "WorkerRecord",
-    "Workforce",
-]
+__all__ = ["Workforce"]
 
 _logger = logging.getLogger("daphne_like.supervisor")
 
@@ -59,111 +58,8 @@ _REFUSED = 3
 # How long a killed worker may take to disappear before it is killed again.
 _KILL_INTERVAL = 5.0
 
-# After how long it is told that a worker is still importing the application.
-_SLOW_START = 60.0
-
 # When the supervisor itself was stopped for longer, nobody else's silence counts.
 _ABSENCE = 5.0
-
-
-class Phase(Enum):
-    """Where a worker is in its life; after the last one its record is forgotten."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    KILLED = "killed"
-
-
-@dataclass(eq=False)
-class WorkerRecord:
-    """
-    What is known of one worker.
-
-    Attributes:
-        number: Counts up; no two workers of one supervisor have the same.
-        slot: The place it fills.
-        generation: How many reloads there were when it was started.
-        started: When it was started.
-        start_deadline: When it is killed, unless it is ready.
-        phase: Where it is in its life.
-        ready_since: When it became ready.
-        last_beat: When its event loop was last heard of.
-        beats: Whether silence counts.
-        stop_deadline: When it is killed, once it drains.
-        requests: How many it has taken.
-        rss: Resident memory in bytes.
-        request_limit: After how many requests it is replaced.
-        lifetime_deadline: When it is replaced.
-        samples_above: How many samples of its memory were too large, on end.
-        worn: Why it is to be replaced; empty where it isn't.
-        was_killed: Why it was killed; empty where it wasn't.
-    """
-
-    number: int
-    slot: int
-    generation: int
-    started: float
-    start_deadline: float = inf
-    phase: Phase = Phase.STARTING
-    ready_since: float = inf
-    last_beat: float = inf
-    beats: bool = False
-    stop_deadline: float = inf
-    requests: int = 0
-    rss: int = 0
-    request_limit: float = inf
-    lifetime_deadline: float = inf
-    samples_above: int = 0
-    worn: str = ""
-    was_killed: str = ""
-    slow_start_told: float = _SLOW_START
-
-    @property
-    def fills_its_slot(self) -> bool:
-        """Whether it serves, or is about to."""
-        return self.phase in (Phase.STARTING, Phase.READY)
-
-
-@dataclass(frozen=True)
-class Start:
-    """A worker is to be started; :meth:`Workforce.started` is owed for it."""
-
-    slot: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A worker is to drain; ``restarting`` where another one takes its place."""
-
-    worker: WorkerRecord
-    restarting: bool
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A worker which drains is to wait no longer for what is in flight."""
-
-    worker: WorkerRecord
-
-
-@dataclass(frozen=True)
-class Kill:
-    """A worker is to be killed; ``inspect``: after it was asked what it is doing."""
-
-    worker: WorkerRecord
-    reason: str
-    inspect: bool = False
-
-
-@dataclass(frozen=True)
-class Leave:
-    """All workers are gone; the supervisor ends with ``status``."""
-
-    status: int
-
-
-Action = Start | Stop | Cut | Kill | Leave
 
 
 class Workforce:
@@ -177,14 +73,15 @@ class Workforce:
         clock: Monotonic seconds.
         longest_stop: Seconds which a worker may take to drain.
         chance: Returns a number from 0 up to its argument.
+        replaced: Hears of each worker that is replaced: ``died``, ``stuck``, ``worn``
+            or ``reload``.
 
     Attributes:
         target: How many workers there are to be.
         generation: How many reloads were asked for.
         workers: Those whose processes exist, by number.
         draining: Whether all of it ends.
-        restarts: How many workers were started in the place of dead ones.
-        recycled: How many were replaced for their age, memory or requests.
+        restarts: How many workers were started in the place of others.
     """
 
     def __init__(
@@ -193,17 +90,18 @@ class Workforce:
         clock: Callable[[], float],
         longest_stop: float = inf,
         chance: Callable[[float], float] = lambda most: random.uniform(0, most),  # noqa: S311
+        replaced: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._longest_stop = longest_stop
         self._chance = chance
+        self._tell_replaced = replaced
         self.target = settings.count
         self.generation = 0
         self.workers: dict[int, WorkerRecord] = {}
         self.draining = False
         self.restarts = 0
-        self.recycled = 0
         self._next_number = 1
         self._status = 0
         # Whether all that were asked for at the beginning were ready once.
@@ -337,7 +235,7 @@ class Workforce:
             self._failed_to_start(worker, status, how)
             return
         _logger.error("Worker %d died: %s", worker.number, how)
-        self.restarts += 1
+        self._replaced("died")
         if self._clock() < worker.ready_since + _EARLY:
             self._died_early()
         if self._settings.reload and worker.phase is Phase.STARTING:
@@ -365,6 +263,10 @@ class Workforce:
         else:
             _logger.error("Worker %d couldn't start: %s", worker.number, how)
             self._died_early()
+
+    def _replaced(self, reason: str) -> None:
+        self.restarts += 1
+        self._tell_replaced(reason)
 
     def _died_early(self) -> None:
         self._early_deaths += 1
@@ -479,6 +381,8 @@ class Workforce:
             elif self._killing:
                 yield self._kill(worker, "as asked")
             elif worker.beats and now - worker.last_beat > silence:
+                if not self.draining:
+                    self._replaced("stuck")
                 yield self._kill(
                     worker, f"its event loop was silent for {silence:g} s", inspect=True
                 )
@@ -497,7 +401,9 @@ class Workforce:
         return Kill(worker, reason, inspect)
 
     def _gave_up_start(self, worker: WorkerRecord) -> None:
-        if not self._complete:
+        if self._settings.reload:
+            self._held = True
+        elif not self._complete:
             self._end(3)
         elif self._rolling:
             self._rolling = False
@@ -570,11 +476,12 @@ class Workforce:
         for slot, workers in filled.items():
             worker = workers[0]
             if self._rolling and worker.generation < self.generation:
+                self._replaced("reload")
                 yield Start(slot)
                 return
             if worker.worn:
                 _logger.info("Worker %d is replaced: %s", worker.number, worker.worn)
-                self.recycled += 1
+                self._replaced("worn")
                 yield Start(slot)
                 return
 

@@ -255,14 +255,19 @@ def test_a_form_is_enough(member: Member, server: ServerProcess) -> None:
 
 
 def test_what_was_missed_comes_first(member: Member) -> None:
-    """Who comes back names the last message it knows, and gets what followed."""
+    """
+    Who comes back names the last message it knows, and gets what followed, with a
+    little before it.
+    """
     with member.in_room() as room:
-        room.say("one")
-        known = room.hear("one")["id"]
+        for number in range(30):
+            room.say(f"known {number}")
+        known = room.hear("known 29")["id"]
     member.submit(f"/rooms/{LOBBY}/", text="two")
 
     with member.in_room(after=known) as room:
-        assert "two" == room.wait_for(lambda _: True)["text"]
+        texts = [room.wait_for(lambda _: True)["text"] for _ in range(21)]
+    assert [*(f"known {number}" for number in range(10, 30)), "two"] == texts
 
 
 @pytest.mark.parametrize(

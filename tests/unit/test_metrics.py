@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from daphne_like.errors import SettingsError
@@ -19,6 +21,10 @@ from daphne_like.observability.metrics import (
     merge,
     require_prometheus_client,
 )
+
+
+# What the clock of all metrics here says.
+NOW = 1000.0
 
 
 @dataclass(eq=False)
@@ -35,6 +41,16 @@ class FakeExchange:
     request_headers: Any = ()
     response_headers: Any = ()
 
+    @property
+    def head(self) -> Any:
+        """The request."""
+        return self
+
+    @property
+    def started(self) -> float:
+        """When it began."""
+        return NOW - self.duration
+
 
 class Told(list[Any]):
     """Another log."""
@@ -46,6 +62,12 @@ class Told(list[Any]):
     def websocket_changed(self, exchange: Any, event: str) -> None:
         """Hear of a WebSocket."""
         self.append(event)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Count, at an instant of which the test knows."""
+    return Metrics(clock=lambda: NOW)
 
 
 def requests(metrics: Metrics) -> dict[str, int]:
@@ -67,18 +89,18 @@ def requests(metrics: Metrics) -> dict[str, int]:
         (FakeExchange("", 400), "none 4xx http/1.1"),
     ],
 )
-def test_requests_are_told_apart(exchange: FakeExchange, labels: str) -> None:
+def test_requests_are_told_apart(
+    exchange: FakeExchange, labels: str, metrics: Metrics
+) -> None:
     """They are counted by method, class of status and protocol."""
-    metrics = Metrics()
     for _ in range(3):
         metrics.exchange_ended(exchange)
 
     assert {labels: 3} == requests(metrics)
 
 
-def test_clients_can_not_make_up_labels() -> None:
+def test_clients_can_not_make_up_labels(metrics: Metrics) -> None:
     """Whatever methods they think of, there is one label for all of them."""
-    metrics = Metrics()
     for number in range(1000):
         metrics.exchange_ended(FakeExchange(f"X{number}"))
         metrics.websocket_changed(FakeExchange(f"X{number}", 403), "REJECT")
@@ -89,23 +111,42 @@ def test_clients_can_not_make_up_labels() -> None:
         "other 4xx websocket": 1000,
         "GET 2xx other": 1000,
     } == requests(metrics)
-    assert not metrics._requests_as_told
+    kept = [*metrics._observers.values()]
+    assert [{}] * 36 == [told for methods in kept for told in methods.values()]
 
 
-def test_durations_fall_into_buckets() -> None:
+def test_durations_fall_into_buckets(metrics: Metrics) -> None:
     """A bucket has what took as long as its bound, but not longer."""
+    for duration in (11.0, 0.25, 0.001, 10.0, 0.0):
+        metrics.websocket_changed(FakeExchange(status=403, duration=duration), "REJECT")
+
+    key = "GET 4xx websocket"
+    histogram = metrics.snapshot()["histograms"]["request_duration_seconds"][key]
+    assert 21.251 == pytest.approx(histogram[0])
+    assert [2, *[0] * 5, 1, *[0] * 4, 1, 1] == histogram[1:]
+
+
+@given(st.lists(st.floats(0, 20) | st.sampled_from([0.001, 0.5, 10.0])))
+def test_each_duration_falls_into_one_bucket(durations: list[float]) -> None:
+    """It doesn't matter how many there were since somebody looked."""
     metrics = Metrics()
-    for duration in (0.001, 0.002, 10.0, 11.0):
-        metrics.exchange_ended(FakeExchange(duration=duration))
+    for number, duration in enumerate(durations):
+        metrics.websocket_changed(FakeExchange(status=403, duration=duration), "REJECT")
+        if number % 3 == 0:
+            metrics.lagged(0.0)
+    histograms = metrics.snapshot()["histograms"]["request_duration_seconds"]
+    bounds = FAMILIES["request_duration_seconds"].bounds
+    counts = [
+        sum(lower < duration <= upper for duration in durations)
+        for lower, upper in zip((-1, *bounds), (*bounds, 21), strict=True)
+    ]
 
-    [histogram] = metrics.snapshot()["histograms"]["request_duration_seconds"].values()
-    assert 21.003 == pytest.approx(histogram[0])
-    assert [1, 1, *[0] * 9, 1, 1] == histogram[1:]
+    _, *counted = histograms.get("GET 4xx websocket", [0, *[0] * 13])
+    assert counts == counted
 
 
-def test_websockets_are_counted_from_beginning_to_end() -> None:
+def test_websockets_are_counted_from_beginning_to_end(metrics: Metrics) -> None:
     """A handshake is a request; an open WebSocket is one more until it ends."""
-    metrics = Metrics()
     opened, refused, left = (FakeExchange(status=status) for status in (101, 403, 499))
     for event in ("CONNECTING", "CONNECT"):
         metrics.websocket_changed(opened, event)
@@ -130,7 +171,7 @@ def test_websockets_are_counted_from_beginning_to_end() -> None:
 def test_other_logs_hear_of_the_same() -> None:
     """The access log goes on when something counts."""
     told = Told()
-    metrics = Metrics(told)
+    metrics = Metrics(told, clock=lambda: NOW)
     exchange = FakeExchange()
     metrics.exchange_ended(exchange)
     metrics.websocket_changed(exchange, "CONNECTING")
@@ -140,7 +181,7 @@ def test_other_logs_hear_of_the_same() -> None:
 
 def busy_metrics() -> Metrics:
     """Make metrics in which something of everything has been counted."""
-    metrics = Metrics()
+    metrics = Metrics(clock=lambda: NOW)
     metrics.exchange_ended(FakeExchange())
     metrics.websocket_changed(FakeExchange(status=101), "CONNECT")
     metrics.limit_hit("limit_request_body")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -305,7 +306,8 @@ def test_core_dumps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_titles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process has the title, and its role where there are several."""
     titles: list[str] = []
-    monkeypatch.setattr("setproctitle.setproctitle", titles.append)
+    package = SimpleNamespace(setproctitle=titles.append)
+    monkeypatch.setitem(sys.modules, "setproctitle", package)
 
     set_up(Settings.of(process_title="shop"))
     set_title(ProcessSettings(process_title="shop"), "worker 3")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from certificates import Authority
@@ -879,6 +879,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         server, "bridge_twisted_logging", lambda: events.append("bridged")
     )
     return events
+
+
+def test_one_server_is_no_workers() -> None:
+    """Who asks for several processes learns how to get them."""
+    made = Server(cast("Any", None), workers=2, port=0)
+
+    with pytest.raises(SettingsError, match="need the program daphne-like"):
+        made.run()
 
 
 def test_running_a_server(site: Site, runs: list[Any]) -> None:

@@ -115,6 +115,15 @@ def test_wrong_options_are_usage_errors(
     assert "usage: twistd daphne-like [option ...] [module:attribute]\n" == usage
 
 
+def test_workers_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """twistd is one process; a number for all programs of a platform is ignored."""
+    with pytest.raises(UsageError, match="twistd serves in one process"):
+        options("--workers", "2")
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+
+    assert not options(APPLICATION).settings.workers.supervised
+
+
 def test_another_reactor_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes as twistd shows them."""
 

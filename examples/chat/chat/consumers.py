@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 from urllib.parse import parse_qs
@@ -104,7 +105,10 @@ class RoomConsumer(AsyncWebsocketConsumer):
         await self.close(LOGGED_OUT)
 
     async def _send_event(self, event: dict[str, Any]) -> None:
-        await self.send(json.dumps(event))
+        # A page which has just gone is told nothing. What it said before, and then its
+        # end, are still to come: Channels takes it out of its groups only at that.
+        with contextlib.suppress(OSError):
+            await self.send(json.dumps(event))
 
     def _after(self) -> int:
         query = parse_qs(self.scope["query_string"])

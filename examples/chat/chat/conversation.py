@@ -16,8 +16,13 @@ from django.contrib.auth.models import AbstractBaseUser
 from chat.forms import MessageForm
 from chat.models import Message
 
-# So many messages are shown to those who come in, or come back.
+# So many messages are shown to those who come in, and to those who come back.
 _MOST_MESSAGES = 100
+_MOST_MISSED = 1000
+
+# A database gives out numbers first and shows messages later: one with a lower number
+# may appear after one with a higher number. So a little is sent a second time.
+_OVERLAP = 20
 
 
 def latest_messages(room_pk: int, after: int = 0) -> list[Message]:
@@ -26,11 +31,12 @@ def latest_messages(room_pk: int, after: int = 0) -> list[Message]:
 
     Args:
         room_pk: The room.
-        after: The last message that is known already.
+        after: The last message that is known already; a few before it come again.
     """
-    messages = Message.objects.filter(room=room_pk, pk__gt=after)
+    messages = Message.objects.filter(room=room_pk, pk__gt=after - _OVERLAP)
     newest_first = messages.select_related("author").order_by("-pk")
-    return list(newest_first[:_MOST_MESSAGES])[::-1]
+    most = _MOST_MISSED if after else _MOST_MESSAGES
+    return list(newest_first[:most])[::-1]
 
 
 def save_message(

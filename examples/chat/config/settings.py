@@ -88,7 +88,9 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
 if redis_url := os.environ.get("REDIS_URL"):
     CHANNEL_LAYERS["default"] = {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [redis_url]},
+        # It waits for messages as long as it takes; redis 8 would end that, and with it
+        # the WebSocket, after five seconds (django/channels_redis#422).
+        "CONFIG": {"hosts": [{"address": redis_url, "socket_timeout": None}]},
     }
 
 SUMMARY_INTERVAL = float(os.environ.get("CHAT_SUMMARY", "5"))

@@ -18,6 +18,7 @@ from daphne_like.asgi.types import Message, Receive, Scope, Send
 from daphne_like.errors import ApplicationLoadError, SettingsError
 from daphne_like.settings import WorkerSettings
 from daphne_like.supervisor.reload import Watcher, load_or_explain
+from daphne_like.supervisor.workforce import Cut, Kill, Leave, Start, Stop, Workforce
 
 # -- The watcher ----------------------------------------------------------------
 
@@ -239,6 +240,73 @@ def test_the_watcher_is_told_what_counts(
         "exclude": ["build"],
         "delay": 2.0,
     } == watched.process.settings
+
+
+# -- Who is replaced --------------------------------------------------------------
+
+
+@pytest.fixture
+def workforce() -> Workforce:
+    """Have one worker which serves, in development."""
+    workforce = Workforce(WorkerSettings(reload=True), lambda: 100.0)
+    assert [Start(0)] == workforce.due()
+    workforce.became_ready(workforce.started(0))
+    assert [] == workforce.due()
+    return workforce
+
+
+def test_a_change_replaces_all_at_once(workforce: Workforce) -> None:
+    """The new worker doesn't wait for the old one, which waits for nothing."""
+    [old] = workforce.ready
+    workforce.restart()
+
+    assert [Stop(old, restarting=True), Cut(old), Start(0)] == workforce.due()
+    new = workforce.started(0)
+    assert not workforce.is_renewed
+    workforce.became_ready(new)
+    assert workforce.is_renewed
+
+
+def test_nothing_is_started_before_the_next_change(workforce: Workforce) -> None:
+    """What couldn't start will not be able to in a second either."""
+    [old] = workforce.ready
+    workforce.restart()
+    workforce.due()
+    workforce.ended(old, 0, "exit status 0")
+    workforce.ended(workforce.started(0), 1, "exit status 1")
+    assert [] == workforce.due()
+
+    workforce.restart()
+    assert [Start(0)] == workforce.due()
+
+
+def test_a_start_that_hangs_is_ended_and_waits_for_a_change() -> None:
+    """Nobody starts once more what blocks, until somebody has saved a file."""
+    now = [100.0]
+    workforce = Workforce(WorkerSettings(reload=True), lambda: now[0])
+    workforce.due()
+    worker = workforce.started(0)
+    workforce.starting(worker, 60.0)
+    now[0] += 100.0
+
+    [kill] = workforce.due()
+    assert isinstance(kill, Kill)
+    workforce.ended(worker, -9, "killed by SIGKILL")
+    assert [] == workforce.due()
+    workforce.restart()
+    assert [Start(0)] == workforce.due()
+
+
+@pytest.mark.parametrize(
+    ("status", "action"), [(3, []), (2, [Leave(2)]), (1, [Leave(1)])]
+)
+def test_only_the_application_is_waited_for(status: int, action: list[Leave]) -> None:
+    """A wrong setting, or an address in use, ends the first start."""
+    workforce = Workforce(WorkerSettings(reload=True), lambda: 100.0)
+    workforce.due()
+    workforce.ended(workforce.started(0), status, f"exit status {status}")
+
+    assert action == workforce.due()
 
 
 # -- What is shown --------------------------------------------------------------

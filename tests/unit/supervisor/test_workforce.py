@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daphne_like.settings import WorkerSettings
-from daphne_like.supervisor.workforce import (
+from daphne_like.supervisor.orders import (
     Action,
     Cut,
     Kill,
@@ -19,8 +19,8 @@ from daphne_like.supervisor.workforce import (
     Start,
     Stop,
     WorkerRecord,
-    Workforce,
 )
+from daphne_like.supervisor.workforce import Workforce
 
 MEBIBYTE = 2**20
 
@@ -440,7 +440,7 @@ def test_a_worker_is_replaced_after_so_many_requests() -> None:
     assert [] == company.beat(2, requests=500)
     assert ["replace 1", "start in 1"] == company.ready(3)
     assert ["replace 2"] == company.ready(4)
-    assert 2 == company.workforce.recycled
+    assert 2 == company.workforce.restarts
 
 
 def test_a_worker_is_replaced_at_its_age() -> None:
