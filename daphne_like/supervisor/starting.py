@@ -65,6 +65,7 @@ def fork(
     gc.freeze()
     # A signal is for the one or the other, never for the child in the middle.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = -1
     try:
         pid = os.fork()
         if pid == 0:
@@ -72,9 +73,9 @@ def fork(
             for number in signals:
                 signal.signal(number, signal.SIG_DFL)
             _forget(loop, selector)
-        else:
-            gc.unfreeze()
     finally:
+        if pid != 0:
+            gc.unfreeze()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return pid
 

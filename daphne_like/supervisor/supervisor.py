@@ -258,9 +258,9 @@ class Supervisor:
         """Start a worker; return its assignment in its own process, if that is a fork."""
         inspection = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept
         ours, theirs = socket.socketpair()
+        record = self._workforce.started(slot)
         try:
             sockets = self._sockets_of(slot)
-            record = self._workforce.started(slot)
             assignment = Assignment(
                 record.number,
                 self._settings,
@@ -291,7 +291,7 @@ class Supervisor:
             ours.close()
             theirs.close()
             inspection.close()
-            self._workforce.start_failed(str(error))
+            self._workforce.start_failed(record, str(error))
             self._look_soon()
             return None
         assignment.channel.close()

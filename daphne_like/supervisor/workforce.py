@@ -151,8 +151,9 @@ class Workforce:
         self.workers[worker.number] = worker
         return worker
 
-    def start_failed(self, error: str) -> None:
-        """Take note that no process could be made."""
+    def start_failed(self, worker: WorkerRecord, error: str) -> None:
+        """Take note that no process could be made for a worker."""
+        del self.workers[worker.number]
         _logger.error("A worker can't be started: %s", error)
         self._died_early()
 

@@ -250,10 +250,8 @@ def test_a_start_that_fails_later_is_tried_again() -> None:
 def test_a_process_that_cannot_be_made() -> None:
     """The system may be out of processes for a while."""
     company = serving(1)
-    company.workforce.ended(company.worker(1), -9, "")
-    for action in company.workforce.due():
-        assert isinstance(action, Start)
-    company.workforce.start_failed("no more processes")
+    company.end(1, -signal.SIGKILL)
+    company.workforce.start_failed(company.worker(2), "no more processes")
 
     assert ["start in 0"] == company.wait(2)
 
