@@ -202,6 +202,8 @@ class Supervisor:
         """Bind what all workers listen on; load the application, if so wished."""
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
+        if not self._forks:
+            starting.check_sockets()
         self._bound = bound = BoundEndpoints(
             settings, reuse_port=settings.workers.reuse_port
         )
