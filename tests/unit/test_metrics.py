@@ -22,7 +22,6 @@ from daphne_like.observability.metrics import (
     require_prometheus_client,
 )
 
-
 # What the clock of all metrics here says.
 NOW = 1000.0
 

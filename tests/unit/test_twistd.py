@@ -116,7 +116,7 @@ def test_wrong_options_are_usage_errors(
 
 
 def test_workers_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """twistd is one process; a number for all programs of a platform is ignored."""
+    """Twistd is one process; a number for all programs of a platform is ignored."""
     with pytest.raises(UsageError, match="twistd serves in one process"):
         options("--workers", "2")
     monkeypatch.setenv("WEB_CONCURRENCY", "4")
