@@ -280,14 +280,19 @@ def test_prometheus_can_read_all_of_it() -> None:
         for family in families.values()
         for sample in family.samples
     }
-    request = (("method", "GET"), ("protocol", "http/1.1"), ("status", "2xx"))
     duration = "daphne_like_request_duration_seconds"
-    assert 1 == samples["daphne_like_requests_total", *request]
-    assert 1 == samples[f"{duration}_count", *request]
-    assert 0.002 == pytest.approx(samples[f"{duration}_sum", *request])
-    assert 0 == samples[f"{duration}_bucket", ("le", "0.001"), *request]
-    assert 1 == samples[f"{duration}_bucket", ("le", "0.005"), *request]
-    assert 1 == samples[f"{duration}_bucket", ("le", "+Inf"), *request]
+
+    def of_request(name: str, *bound: tuple[str, str]) -> float:
+        request = (("method", "GET"), ("protocol", "http/1.1"), ("status", "2xx"))
+        key = (name, *bound, *request)
+        return samples[key]
+
+    assert 1 == of_request("daphne_like_requests_total")
+    assert 1 == of_request(f"{duration}_count")
+    assert 0.002 == pytest.approx(of_request(f"{duration}_sum"))
+    assert 0 == of_request(f"{duration}_bucket", ("le", "0.001"))
+    assert 1 == of_request(f"{duration}_bucket", ("le", "0.005"))
+    assert 1 == of_request(f"{duration}_bucket", ("le", "+Inf"))
     assert 7 == samples["daphne_like_connections_total",]
     assert 4 == samples["daphne_like_websocket_messages_total", ("direction", "sent")]
     assert 1 == samples["daphne_like_worker_restarts_total", ("reason", "died")]
