@@ -14,6 +14,7 @@ Tests: ``tests/unit/test_process_setup.py``, ``tests/integration/test_process_se
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import stat
@@ -29,12 +30,42 @@ if TYPE_CHECKING:
 
     from daphne_like.settings import ProcessSettings, Settings
 
-__all__ = ["PidFile", "become_user", "set_title", "set_up", "will_become_user"]
+__all__ = [
+    "PidFile",
+    "become_user",
+    "import_late_modules",
+    "set_title",
+    "set_up",
+    "will_become_user",
+]
 
 _logger = logging.getLogger("daphne_like.server")
 
 # prctl(2).
 _PR_SET_DUMPABLE = 4
+
+
+# Imported by the first connection which needs them.
+_LATE_MODULES = (
+    "asgiref.compatibility",
+    "concurrent.futures.thread",
+    "daphne_like.listeners.tls_transports",
+    "daphne_like.protocols.http2",
+    "daphne_like.protocols.http2_upgrade",
+    "daphne_like.protocols.websocket_autobahn",
+    "encodings.idna",
+)
+
+
+def import_late_modules() -> None:
+    """
+    Import now what may be out of reach later, or would be imported many times.
+
+    After a change of the root directory, or as a user who can't read the files; or in
+    each fork, when they could share it.
+    """
+    for module in _LATE_MODULES:
+        importlib.import_module(module)
 
 
 def set_up(settings: Settings) -> Settings:

@@ -37,6 +37,7 @@ from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import SettingsError, StartError
+from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.listeners.endpoints import (
     LoopPort,
     bind_all,
@@ -156,12 +157,9 @@ class Server(Service):
             )
             sys.exit(1)
         self.settings = settings
-        self._endpoints = configured_endpoints(
-            settings.bind, settings.tls, settings.proxy
-        )
-        self._redirects = redirect_endpoints(
-            settings.tls.redirect_https, settings.bind, settings.proxy
-        )
+        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
+        self._endpoints = configured_endpoints(bind, tls, proxy)
+        self._redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
         if self._redirects and not any(
             scheme_of(*item) == "https" for item in self._endpoints
         ):
@@ -212,10 +210,6 @@ class Server(Service):
             self._unbind()
             raise
 
-    def _take_over(self, bound: _Bound) -> None:
-        """Serve on endpoints which were bound before this server was made."""
-        self._endpoints, self._redirects = bound.endpoints, bound.redirects
-
     def _unbind(self) -> None:
         for endpoint in self._own_endpoints:
             endpoint.close()
@@ -225,6 +219,10 @@ class Server(Service):
         pairs = (*self._endpoints, *self._redirects)
         own = [endpoint for _, endpoint in pairs if endpoint is not None]
         return own if self._operations is None else [*own, *self._operations.endpoints]
+
+    def _take_over(self, bound: BoundEndpoints) -> None:
+        """Serve on endpoints which were bound before this server was made."""
+        self._endpoints, self._redirects = bound.endpoints, bound.redirects
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -706,13 +704,13 @@ def run(
     reactor.install(settings.lifecycle.loop)
     # Before the application is loaded, which may log through Twisted.
     bridge_twisted_logging()
-    bound: _Bound | None = None
+    bound: BoundEndpoints | None = None
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
         if will_become_user(settings.process):
             # What belongs to the application is no business of root's.
-            bound = _Bound(settings)
+            bound = BoundEndpoints(settings)
             become_user(settings.process)
         if load_application is None:
             application = loading.load_application(settings.app)
@@ -740,37 +738,6 @@ def run(
 
 
 # -- The parts -----------------------------------------------------------------
-
-
-class _Bound:
-    """
-    The endpoints of the settings, bound before there is a server.
-
-    Those of Twisted's own are bound later, when the reactor runs.
-
-    Raises:
-        ListenError: An address can't be bound.
-        SettingsError: A setting is wrong.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
-        self.endpoints = configured_endpoints(bind, tls, proxy)
-        self.redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
-        try:
-            bind_all(self._own)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        for endpoint in self._own:
-            endpoint.close()
-
-    @property
-    def _own(self) -> list[SocketEndpoint]:
-        pairs = (*self.endpoints, *self.redirects)
-        return [endpoint for _, endpoint in pairs if endpoint is not None]
 
 
 def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import importlib
 import logging
 import os
 import select
@@ -35,7 +34,7 @@ from daphne_like.asgi.loading import explain, load_application
 from daphne_like.cli import CommandLineInterface
 from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
 from daphne_like.observability.logs import TwistedHandler, configure_logging
-from daphne_like.process_setup import set_up
+from daphne_like.process_setup import import_late_modules, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,19 +43,6 @@ if TYPE_CHECKING:
     from daphne_like.settings import ProcessSettings, Settings
 
 __all__ = ["Options", "makeService"]
-
-# Imported by the first connection which needs them, which may be too late: after
-# --chroot, or as a user who can't read them.
-_LATE_MODULES = (
-    "asgiref.compatibility",
-    "concurrent.futures.thread",
-    "daphne_like.listeners.tls_transports",
-    "daphne_like.protocols.http2",
-    "daphne_like.protocols.http2_upgrade",
-    "daphne_like.protocols.websocket_autobahn",
-    "encodings.idna",
-)
-
 
 # Settings of the process, and how twistd is told the same.
 _TWISTD_OPTIONS = {
@@ -146,8 +132,7 @@ def makeService(options: Options) -> Service:
     except StartError as error:
         _leave(error)
     if any(twistd_options.get(name) is not None for name in ("chroot", "uid", "gid")):
-        for module in _LATE_MODULES:
-            importlib.import_module(module)
+        import_late_modules()
     return _Program(server)
 
 

@@ -882,6 +882,11 @@ class SocketEndpoint:
             with contextlib.suppress(OSError):
                 Path(path).unlink()
 
+    @property
+    def bound(self) -> Sequence[socket.socket]:
+        """The sockets, as far as they are bound."""
+        return tuple(self._sockets)
+
     def abandon(self) -> None:
         """Close what is bound in a forked child; a socket file is the parent's."""
         for sock in self._sockets:

@@ -138,20 +138,15 @@ class RequestLine(Protocol):
 
 
 class CountedExchange(Exchange, Protocol):
-    """
-    An exchange with attributes in place of some properties.
-
-    Those would cost as much as all the counting.
-
-    Attributes:
-        started: The instant of the monotonic clock when its head was complete.
-    """
-
-    started: float
+    """An exchange with two more attributes: some properties cost as much as counting."""
 
     @property
     def head(self) -> RequestLine:
         """The request."""
+
+    @property
+    def started(self) -> float:
+        """The instant of the monotonic clock when its head was complete."""
 
 
 class Metrics:

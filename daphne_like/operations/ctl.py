@@ -79,7 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: The arguments are wrong (2), or ask for help.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(
+        arguments, argparse.Namespace(control_socket=None, config=None, json=False)
+    )
     try:
         server = _Server(_socket_path(options))
         if options.command in _ORDERS:
@@ -105,14 +107,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="daphne-like ctl",
-        description="Ask a running server, or order it, through its control socket.",
-        epilog="Exit status: 0 = done, 1 = refused, 2 = wrong arguments, 3 = no server.",
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    # Before the command or behind it: neither may undo what the other one has read.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument(
         "--control-socket",
         metavar="PATH",
@@ -121,7 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--config", metavar="FILE", help="the server's settings file, which may name it"
     )
-    common.add_argument("--json", action="store_true", help="print JSON")
+    common.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+    )
+    parser = argparse.ArgumentParser(
+        prog="daphne-like ctl",
+        description="Ask a running server, or order it, through its control socket.",
+        epilog="Exit status: 0 = done, 1 = refused, 2 = wrong arguments, 3 = no server.",
+        parents=[common],
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, text in {**_QUESTIONS, **_ORDERS}.items():
         command = commands.add_parser(
             name, help=text, description=text, parents=[common], allow_abbrev=False

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from contextlib import suppress
+import socket
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.asgi.drain_notice import DrainNotice
@@ -31,12 +31,13 @@ from daphne_like.operations.application import (
     controlling_application,
     watching_application,
 )
-from daphne_like.protocols.connections import socket_of
 from daphne_like.serving import Serving, listen
 from daphne_like.settings import Settings
 from daphne_like.winding_down import EverySecond, wind_down
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.listeners.endpoints import SocketEndpoint
     from daphne_like.operations.application import Render
@@ -128,12 +129,21 @@ class OperationsListener:
         done with the loop: what it has registered with the kernel is the parent's,
         too.
         """
-        for part in self._parts:
-            part.close_in_child()
+        names = [name for part in self._parts for name in part.names]
+        for endpoint in self.endpoints:
+            endpoint.abandon()
+        if names:
+            _give_up_sockets(names)
 
 
 class _Part:
-    """One endpoint with its application."""
+    """
+    One endpoint with its application.
+
+    Attributes:
+        endpoint: The endpoint.
+        names: What its sockets are bound to, once it listens.
+    """
 
     def __init__(self, text: str, application: ASGIApplication) -> None:
         self._text = text
@@ -141,6 +151,7 @@ class _Part:
         endpoint = endpoint_from_string(text, _SETTINGS.bind.backlog)
         assert endpoint is not None
         self.endpoint = endpoint
+        self.names: list[Any] = []
         self._serving: Serving | None = None
         self._every_second: EverySecond | None = None
         self._port: LoopPort | None = None
@@ -158,6 +169,7 @@ class _Part:
         port = await listen(self._text, self.endpoint, serving.factory("http"))
         assert isinstance(port, LoopPort)
         self._port = port
+        self.names = [sock.getsockname() for sock in self.endpoint.bound]
         self._every_second = EverySecond(loop, serving.duties)
         self._every_second.__enter__()
         for url in self.urls:
@@ -181,16 +193,37 @@ class _Part:
         if every_second is not None:
             every_second.__exit__()
 
-    def close_in_child(self) -> None:
-        self.endpoint.abandon()
-        connections = () if self._serving is None else self._serving.connections
-        null = os.open(os.devnull, os.O_RDWR)
-        for connection in connections:
-            sock = socket_of(connection.report().transport)
-            # In its place, since several objects hold the number and may close it.
-            with suppress(OSError):
-                os.dup2(null, sock.fileno(), inheritable=False)
-        os.close(null)
+
+def _give_up_sockets(names: Sequence[Any]) -> None:
+    """
+    Close this process' copies of the connections to some addresses.
+
+    The system is asked which there are: the loop may have accepted one in the turn
+    before the fork, of which nobody knows yet.
+
+    Args:
+        names: What the listening sockets are bound to.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for entry in os.listdir("/dev/fd"):  # noqa: PTH208 - numbers, no files
+        try:
+            sock = socket.socket(fileno=int(entry))
+        except OSError:
+            continue  # it is no socket
+        name = sock.getsockname()
+        sock.detach()
+        if any(_is_at(name, listening) for listening in names):
+            # In its place, since objects which know the number may close it later.
+            os.dup2(nothing, int(entry), inheritable=False)
+    os.close(nothing)
+
+
+def _is_at(name: Any, listening: Any) -> bool:
+    """Whether a socket with this name may come from that listening one."""
+    if isinstance(name, tuple) and isinstance(listening, tuple):
+        is_any = listening[0] in ("0.0.0.0", "::")  # noqa: S104 - compared
+        return name[1] == listening[1] and (is_any or name[0] == listening[0])
+    return bool(name == listening)
 
 
 def _url(address: Any) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import selectors
@@ -31,15 +32,10 @@ from typing import TYPE_CHECKING, Any
 
 from daphne_like import __version__, process
 from daphne_like.errors import SettingsError, StartError
-from daphne_like.listeners.endpoints import (
-    SocketEndpoint,
-    bind_all,
-    configured_endpoints,
-    redirect_endpoints,
-)
+from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.observability.logs import reopen_log_files
 from daphne_like.operations.listener import OperationsListener
-from daphne_like.process_setup import become_user, set_title
+from daphne_like.process_setup import become_user, import_late_modules, set_title
 from daphne_like.supervisor import starting, worker
 from daphne_like.supervisor.channel import Channel, Message
 from daphne_like.supervisor.orders import (
@@ -108,7 +104,8 @@ class Supervisor:
     def __init__(self, settings: Settings, program: Program) -> None:
         if sys.platform == "win32":
             raise SettingsError("workers need a POSIX system: this one serves alone")
-        if not starting.can_fork(settings.workers.worker_start):
+        self._forks = starting.can_fork(settings.workers.worker_start)
+        if not self._forks:
             starting.check_spawning(program)
         self._settings = settings
         self._program = program
@@ -119,7 +116,7 @@ class Supervisor:
             self._watcher = Watcher(settings.workers, settings.app.app_dir)
         self._notifier = process.notifier_of_systemd()
         self._application: ASGIApplication | None = None
-        self._endpoints: list[SocketEndpoint] = []
+        self._bound: BoundEndpoints | None = None
         self._totals = Totals(settings.operations)
         self._operations = OperationsListener(
             self, settings.operations, self._totals.render
@@ -205,19 +202,16 @@ class Supervisor:
         """Bind what all workers listen on; load the application, if so wished."""
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
-        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
-        pairs = [
-            *configured_endpoints(bind, tls, proxy),
-            *redirect_endpoints(tls.redirect_https, bind, proxy),
-        ]
-        for text, endpoint in pairs:
+        self._bound = bound = BoundEndpoints(
+            settings, reuse_port=settings.workers.reuse_port
+        )
+        for text, endpoint in (*bound.endpoints, *bound.redirects):
             if endpoint is None:
                 raise SettingsError(
                     f"endpoint {text!r}: workers can't share one of Twisted's; it "
                     "needs a server of one process"
                 )
-            self._endpoints.append(endpoint)
-        bind_all(self._endpoints, reuse_port=settings.workers.reuse_port)
+        self._import_for_forks()
         # From here on nothing needs root: neither this process nor any worker.
         become_user(settings.process)
         set_title(settings.process, "supervisor")
@@ -229,19 +223,30 @@ class Supervisor:
                     "be shared by processes"
                 )
 
+    def _import_for_forks(self) -> None:
+        """Import what workers will need, so that they share it; but no reactor."""
+        if not self._forks:
+            return
+        import_late_modules()
+        importlib.import_module("twisted.internet.asyncioreactor")
+        if self._settings.lifecycle.loop != "asyncio":
+            with contextlib.suppress(ImportError):
+                importlib.import_module("uvloop")
+
     def _close(self) -> None:
         if self._watcher is not None:
             self._watcher.stop()
-        for endpoint in self._endpoints:
-            endpoint.close()
+        if self._bound is not None:
+            self._bound.close()
         self._loop.close()
 
     def _sockets_of(self, slot: int) -> list[list[socket.socket]]:
         """Return what the worker in a slot listens on, by endpoint."""
+        assert self._bound is not None
         if slot not in self._sockets:
             self._sockets[slot] = [
                 list(endpoint.bind()) if slot == 0 else endpoint.siblings()
-                for endpoint in self._endpoints
+                for endpoint in self._bound.own
             ]
         return self._sockets[slot]
 
@@ -263,7 +268,7 @@ class Supervisor:
                 self._application,
             )
             child = None
-            if starting.can_fork(self._settings.workers.worker_start):
+            if self._forks:
                 pid = starting.fork(self._loop, self._selector, self._signals)
                 if pid == 0:
                     ours.close()

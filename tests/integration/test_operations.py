@@ -251,11 +251,19 @@ def test_forks_disturb_nobody(supervisor: subprocess.Popen[str], path: Path) -> 
         supervisor.send_signal(signal.SIGUSR1)
         heard(r"child 2 \[\]")
         everybody_is_answered()
+        supervisor.send_signal(signal.SIGUSR2)
+        heard("standing still")
+        # Accepted, and not yet known to anybody when the fork comes.
+        clients += [closing.enter_context(connect(url)) for url in urls]
+        supervisor.send_signal(signal.SIGUSR1)
+        heard(r"child 3 \[\]")
+        everybody_is_answered()
         supervisor.send_signal(signal.SIGTERM)
-        # The second child lives, and keeps no connection open.
+        # Two children live, and keep no connection open.
         for sock in clients:
             assert b"" == read_to_end(sock)
         heard("ended False")
         assert not path.exists()
     supervisor.stdin.close()
+    heard("child ends")
     heard("child ends")

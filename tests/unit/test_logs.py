@@ -411,3 +411,13 @@ def test_a_handler_of_the_callers() -> None:
         assert logging.WARNING == root.level
     record = logging.LogRecord("x", logging.INFO, "", 0, "text", (), None)
     assert "text" == handler.format(record)
+
+
+def test_lines_can_have_the_id_of_a_request() -> None:
+    """``%(request_id)s`` in the format is all that it takes."""
+    with unconfigured_logging() as root:
+        configure_logging(LogSettings(log_fmt="[%(request_id)s] %(message)s"))
+        [handler] = root.handlers
+        record = logging.LogRecord("app", logging.INFO, "", 0, "text", None, None)
+        assert handler.filter(record)
+        assert "[-] text" == handler.format(record)

@@ -148,5 +148,5 @@ def test_an_unknown_host_is_an_error_in_the_settings(
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", find_nothing)
-    with pytest.raises(SettingsError, match="statsd_host: nowhere.invalid can't be"):
+    with pytest.raises(SettingsError, match=r"statsd_host: nowhere\.invalid can't be"):
         StatsD("nowhere.invalid:8125", "")

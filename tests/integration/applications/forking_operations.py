@@ -3,7 +3,8 @@ What a supervisor does with the operations listener: serves, forks, and goes on.
 
 Each SIGUSR1 makes a child, which gives up what is the parent's, tells which sockets
 with a name it has left, and waits until standard input ends; the first child ends at
-once. SIGTERM ends the parent.
+once. SIGUSR2 does the same, but first the loop stands still until SIGUSR1 comes: who
+connects meanwhile is accepted in the very turn before the fork. SIGTERM ends the parent.
 """
 
 from __future__ import annotations
@@ -77,7 +78,15 @@ def main() -> None:
         wanted.append(what)
         loop.stop()
 
+    def stand_still() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        say("standing still")
+        signal.sigwait({signal.SIGUSR1})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        loop.call_soon(stop, "fork")
+
     loop.add_signal_handler(signal.SIGUSR1, stop, "fork")
+    loop.add_signal_handler(signal.SIGUSR2, stand_still)
     loop.add_signal_handler(signal.SIGTERM, stop, "end")
     loop.run_until_complete(listener.start())
     say("listening", *listener.urls)

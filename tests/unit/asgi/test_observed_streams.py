@@ -32,6 +32,7 @@ class Application:
         self.scopes: list[Any] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         self.scopes.append(scope)
         if scope["path"] == "/fail":
             raise ValueError
@@ -201,8 +202,9 @@ def test_requests_get_an_id(serve: Serve, application: Application) -> None:
     )
 
     assert [b"abc"] == given
-    assert MADE.fullmatch(*made)
-    assert MADE.fullmatch(*posted)
+    assert 1 == len(made) == len(posted)
+    assert MADE.fullmatch(made[0])
+    assert MADE.fullmatch(posted[0])
     assert made != posted
     assert [] == exchange.values_of(b"x-request-id")
 
@@ -222,7 +224,8 @@ def test_answers_of_the_server_tell_the_id(
     assert 1 == len(log.take())
     refused = driver.request("POST", body=11 * b"x")
     assert 413 == refused.status
-    assert MADE.fullmatch(*refused.values_of(b"x-request-id"))
+    [made] = refused.values_of(b"x-request-id")
+    assert MADE.fullmatch(made)
 
 
 def test_messages_of_websockets_are_counted(

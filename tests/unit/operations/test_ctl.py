@@ -228,8 +228,13 @@ def test_waiting_too_long(run: Run, operated: FakeOperated) -> None:
 def test_the_option_wins(run: Run, operated: FakeOperated, path: Path) -> None:
     """The socket is found as the server found its own: option, environment, file."""
     other = f"{path}-other"
-    status, _, err = run("status", "--control-socket", other)
-    assert (3, f"daphne-like ctl: no server listens on {other}\n") == (status, err)
+    for arguments in (
+        ["status", "--control-socket", other],
+        ["--control-socket", other, "status", "--json"],
+        ["--json", "--control-socket", other, "status"],
+    ):
+        status, _, err = run(*arguments)
+        assert (3, f"daphne-like ctl: no server listens on {other}\n") == (status, err)
 
 
 def test_the_settings_file(

@@ -19,7 +19,7 @@ from operated import FakeOperated
 from recorded_log import RecordedLog
 
 from daphne_like.errors import ListenError
-from daphne_like.operations.listener import OperationsListener
+from daphne_like.operations.listener import OperationsListener, _is_at
 from daphne_like.settings import OperationsSettings, Settings
 
 READY = b"GET /health/ready HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -252,3 +252,25 @@ def test_it_starts_again(listener: Listen) -> None:
             await listening.stop()
 
     run_on("asyncio", scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "ours"),
+    [
+        (("127.0.0.1", 9000), ("127.0.0.1", 9000), True),
+        (("127.0.0.2", 9000), ("127.0.0.1", 9000), False),
+        (("127.0.0.1", 9001), ("127.0.0.1", 9000), False),
+        (("10.0.0.1", 9000), ("0.0.0.0", 9000), True),
+        (("10.0.0.1", 9001), ("0.0.0.0", 9000), False),
+        (("::ffff:10.0.0.1", 9000, 0, 0), ("::", 9000, 0, 0), True),
+        (("::1", 9000, 0, 0), ("127.0.0.1", 9000), False),
+        ("/run/control", "/run/control", True),
+        ("/run/app", "/run/control", False),
+        ("", "/run/control", False),
+        (b"", "/run/control", False),
+        ("/run/control", ("127.0.0.1", 9000), False),
+    ],
+)
+def test_what_a_child_gives_up(name: object, bound: object, ours: bool) -> None:
+    """Connections of operators are told from the application's by their addresses."""
+    assert ours is _is_at(name, bound)
