@@ -488,7 +488,7 @@ class Supervisor:
             "generation": workforce.generation,
             "reloading": workforce.is_rolling,
             "connections": self._sum("connections"),
-            "requests": self._sum("in_flight"),
+            "in_flight": self._sum("in_flight"),
             "restarts": workforce.restarts,
             "addresses": list(self._urls),
         }
@@ -504,8 +504,8 @@ class Supervisor:
                 "age": now - made.record.started,
                 "generation": made.record.generation,
                 "connections": made.load.get("connections", 0),
-                "requests": made.load.get("in_flight", 0),
-                "requests_taken": made.record.requests,
+                "in_flight": made.load.get("in_flight", 0),
+                "requests": made.record.requests,
                 "rss_bytes": made.record.rss,
             }
             for made in self._workers.values()
