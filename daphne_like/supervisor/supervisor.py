@@ -256,7 +256,8 @@ class Supervisor:
 
     def _start(self, slot: int) -> Assignment | None:
         """Start a worker; return its assignment in its own process, if that is a fork."""
-        inspection = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept
+        with tempfile.TemporaryFile() as file:
+            inspection = os.dup(file.fileno())
         ours, theirs = socket.socketpair()
         record = self._workforce.started(slot)
         try:
@@ -266,7 +267,7 @@ class Supervisor:
                 self._settings,
                 Channel(theirs),
                 sockets,
-                inspection.fileno(),
+                inspection,
                 self._application,
             )
             child = None
@@ -281,8 +282,6 @@ class Supervisor:
                     self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
                     if self._watcher is not None:
                         self._watcher.abandon()
-                    # Until this process ends.
-                    assignment.kept.append(inspection)
                     return assignment
             else:
                 child = starting.spawn(assignment, self._program)
@@ -290,7 +289,7 @@ class Supervisor:
         except (OSError, StartError) as error:
             ours.close()
             theirs.close()
-            inspection.close()
+            os.close(inspection)
             self._workforce.start_failed(record, str(error))
             self._look_soon()
             return None

@@ -17,7 +17,7 @@ import os
 import signal
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daphne_like import server
@@ -86,7 +86,6 @@ class Assignment:
         sockets: What it listens on, by endpoint.
         inspection: Descriptor of a file in which it writes what it is doing.
         application: It was loaded before the fork.
-        kept: What must stay open.
     """
 
     number: int
@@ -95,7 +94,6 @@ class Assignment:
     sockets: Sequence[Sequence[socket.socket]]
     inspection: int
     application: ASGIApplication | None = None
-    kept: list[object] = field(default_factory=list)
 
 
 def serve(assignment: Assignment, program: Program) -> None:

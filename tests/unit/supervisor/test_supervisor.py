@@ -98,11 +98,7 @@ class System:
         self.workers_start = True
         self.failures = 0
         monkeypatch.setattr(starting, "spawn", self.spawn)
-        monkeypatch.setattr(
-            processes,
-            "os",
-            SimpleNamespace(kill=self.kill, ftruncate=os.ftruncate),
-        )
+        monkeypatch.setattr(os, "kill", self.kill)
         monkeypatch.setattr(processes, "_INSPECTION_TIMEOUT", 0.0)
         monkeypatch.setattr(processes, "_ANSWER_TIMEOUT", 0.2)
         monkeypatch.setattr(supervisor, "_LOOK_INTERVAL", 0.05)
@@ -231,10 +227,10 @@ def test_what_an_operator_can_ask(system: System) -> None:
         )
         status = await made.status()
         assert (2, 4, 2, 0) == tuple(
-            status[name] for name in ("workers", "connections", "requests", "restarts")
+            status[name] for name in ("workers", "connections", "in_flight", "restarts")
         )
         first, second = await made.workers()
-        assert ["ready", 9] == [first["phase"], second["requests_taken"]]
+        assert ["ready", 9] == [first["phase"], second["requests"]]
         system.workers[0].answers.clear()
         assert [{"worker": 100_002}] == list(await made.connections())
         assert [] == list(await made.tasks())
