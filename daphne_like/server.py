@@ -39,13 +39,12 @@ from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import SettingsError, StartError
 from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.listeners.endpoints import (
-    LoopPort,
-    bind_all,
     configured_endpoints,
     redirect_endpoints,
     scheme_of,
     twisted_endpoint,
 )
+from daphne_like.listeners.ports import LoopPort, bind_all
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import (
@@ -73,7 +72,7 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.endpoints import SocketEndpoint
+    from daphne_like.listeners.ports import SocketEndpoint
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog

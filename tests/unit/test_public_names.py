@@ -90,9 +90,6 @@ PUBLIC_NAMES = {
         "wind_down",
     ],
     "daphne_like.listeners.endpoints": [
-        "LoopPort",
-        "SocketEndpoint",
-        "bind_all",
         "build_endpoint_description_strings",
         "configured_endpoints",
         "endpoint_from_string",
