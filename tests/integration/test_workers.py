@@ -572,7 +572,7 @@ def test_logs_are_opened_anew(serve: Serve, tmp_path: Path) -> None:
 
 def test_tasks_and_threads_are_shown(serve: Serve, closing: ExitStack) -> None:
     """USR2 shows what all of them are doing; they go on."""
-    server = serve(APPLICATION, "--workers", "2")
+    server = serve(*(APPLICATION, "--workers", "2", "--timeout-graceful-shutdown", "0"))
     ask(closing, server, "/wait?3600")
     server.wait_for_log("application: waiting")
     server.signal(signal.SIGUSR2)
