@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         elif options.watch is not None:
             _watch(server, options)
         else:
-            print(_answer(server, options))
+            print(_answer(server, options), flush=True)
     except SettingsError as error:
         parser.error(str(error))
     except _Failed as failure:

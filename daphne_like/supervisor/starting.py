@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from daphne_like.settings import Settings
 
-__all__ = ["can_fork", "check_spawning", "fork", "main", "spawn"]
+__all__ = ["can_fork", "check_sockets", "check_spawning", "fork", "main", "spawn"]
 
 
 def can_fork(worker_start: str) -> bool:
@@ -117,6 +117,20 @@ def check_spawning(program: Program) -> None:
         raise SettingsError(
             f"worker_start: {kind.__qualname__} must stand in a module, so that "
             "spawned workers can import it"
+        )
+
+
+def check_sockets() -> None:
+    """
+    Tell early what a new interpreter couldn't listen on.
+
+    Raises:
+        SettingsError: systemd has passed sockets, whose names only this process has.
+    """
+    systemd = sys.modules.get("daphne_like.systemd")
+    if systemd is not None and systemd.passed_sockets():
+        raise SettingsError(
+            "worker_start: sockets of systemd need workers which are forked"
         )
 
 

@@ -202,6 +202,8 @@ class Supervisor:
         """Bind what all workers listen on; load the application, if so wished."""
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
+        if not self._forks:
+            starting.check_sockets()
         self._bound = bound = BoundEndpoints(
             settings, reuse_port=settings.workers.reuse_port
         )
@@ -486,7 +488,7 @@ class Supervisor:
             "generation": workforce.generation,
             "reloading": workforce.is_rolling,
             "connections": self._sum("connections"),
-            "requests": self._sum("in_flight"),
+            "in_flight": self._sum("in_flight"),
             "restarts": workforce.restarts,
             "addresses": list(self._urls),
         }
@@ -502,8 +504,8 @@ class Supervisor:
                 "age": now - made.record.started,
                 "generation": made.record.generation,
                 "connections": made.load.get("connections", 0),
-                "requests": made.load.get("in_flight", 0),
-                "requests_taken": made.record.requests,
+                "in_flight": made.load.get("in_flight", 0),
+                "requests": made.record.requests,
                 "rss_bytes": made.record.rss,
             }
             for made in self._workers.values()

@@ -138,7 +138,7 @@ def serve(assignment: Assignment, program: Program) -> None:
         made.join_supervisor(link, assignment.sockets)
 
     try:
-        server.run(assignment.settings, load, make_server, prepare, assignment.bound)
+        server.run(assignment.settings, load, make_server, prepare)
     except StartError as error:
         link.failed(error)
         raise

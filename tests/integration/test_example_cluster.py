@@ -17,15 +17,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import websockets
+import yaml
 from chat_site import LOBBY, Member, serve_chat
 from programs import find_program
 from server_process import Serve, ServerProcess
 from services import chat_on_services
 from websockets.exceptions import ConnectionClosed
+
+from daphne_like.cli import CommandLineInterface
+from daphne_like.server import Server
 
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
 NAMES = ("one", "two")
@@ -376,3 +381,111 @@ def test_the_last_instance_is_not_replaced(cluster: Cluster) -> None:
     assert "chat/one is the only one" in refused.stderr
     assert not (cluster.admin.parent / "begun").exists()
     assert "UP" == cluster.statuses()["one"]
+
+
+# -- Kubernetes --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the manifests as they are applied, in one file."""
+    file = tmp_path_factory.mktemp("kubernetes") / "all.yaml"
+    command = [find_program("kubectl"), "kustomize", str(CLUSTER / "kubernetes")]
+    file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    return file
+
+
+@pytest.fixture(scope="module")
+def objects(manifests: Path) -> dict[str, Any]:
+    """Return the objects by kind and name, of which a hash is left out."""
+    return {
+        f"{item['kind']} {re.sub('-[0-9a-z]{10}$', '', item['metadata']['name'])}": item
+        for item in yaml.safe_load_all(manifests.read_text("utf-8"))
+    }
+
+
+def test_the_manifests_are_valid(manifests: Path) -> None:
+    """By the schemas of Kubernetes; without a field that it doesn't know."""
+    finished = subprocess.run(
+        [find_program("kubernetes-validate"), "--strict", manifests],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert 0 == finished.returncode, finished.stdout + finished.stderr
+
+
+def test_the_manifests_hold_together(objects: dict[str, Any]) -> None:
+    """Each service, budget and policy finds its pods; all are in one namespace."""
+    labels = {
+        name.removeprefix("Deployment "): item["spec"]["template"]["metadata"]["labels"]
+        for name, item in objects.items()
+        if name.startswith("Deployment ")
+    }
+    assert {"chat", "haproxy", "redis"} == labels.keys()
+    for service, name in [("chat-pods", "chat"), ("haproxy",) * 2, ("redis",) * 2]:
+        assert labels[name] == objects[f"Service {service}"]["spec"]["selector"]
+        pod = objects[f"Deployment {name}"]["spec"]["template"]["spec"]
+        [port] = objects[f"Service {service}"]["spec"]["ports"]
+        [container] = pod["containers"]
+        assert port["targetPort"] in {port["name"] for port in container["ports"]}
+    budget = objects["PodDisruptionBudget chat"]["spec"]
+    assert labels["chat"] == budget["selector"]["matchLabels"]
+    policy = objects["NetworkPolicy chat"]["spec"]
+    assert labels["chat"] == policy["podSelector"]["matchLabels"]
+    [source] = policy["ingress"][0]["from"]
+    assert labels["haproxy"] == source["podSelector"]["matchLabels"]
+    assert objects["Namespace chat"]["metadata"]["name"] == "chat"
+    assert {"chat"} == {
+        item["metadata"]["namespace"]
+        for name, item in objects.items()
+        if name != "Namespace chat"
+    }
+
+
+def test_pods_of_the_chat_are_what_haproxy_expects(objects: dict[str, Any]) -> None:
+    """Ports, health and the PROXY protocol are the same on both sides."""
+    pod = objects["Deployment chat"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    settings = CommandLineInterface().read_settings(container["args"])
+    assert settings is not None
+    configuration = objects["ConfigMap haproxy"]["data"]["haproxy.cfg"]
+    metrics = str(settings.operations.metrics).rpartition(":")[2]
+    namespace = objects["Service chat-pods"]["metadata"]["namespace"]
+    assert settings.proxy.proxy_protocol
+    assert f"check port {metrics} inter 1s fall 2 rise 1 send-proxy-v2" in configuration
+    address = f"chat-pods.{namespace}.svc.cluster.local:{settings.bind.port}"
+    assert address in configuration
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {"http": settings.bind.port, "health": int(metrics)} == ports
+    # The rest is that of the configuration which the tests above have run.
+    other = (CLUSTER / "haproxy.cfg").read_text("utf-8")
+    for line in other.splitlines():
+        if re.match(r"    (timeout|retr|option|http-|balance|default-server) ?", line):
+            assert line in configuration
+
+
+def test_a_pod_has_the_time_which_its_settings_allow(objects: dict[str, Any]) -> None:
+    """It isn't killed before the drain is over, however long that takes."""
+    pod = objects["Deployment chat"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    settings = CommandLineInterface().read_settings(container["args"])
+    assert settings is not None
+
+    async def application(scope: Any, receive: Any, send: Any) -> None: ...
+
+    *_, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    longest = Server(application, settings=settings).longest_stop
+    assert int(pause) + longest <= pod["terminationGracePeriodSeconds"]
+
+
+def test_haproxy_reads_its_configuration(objects: dict[str, Any]) -> None:
+    """That of the manifests is right; without the names of a cluster."""
+    program = find_program("haproxy", "/usr/sbin/haproxy")
+    checked = subprocess.run(
+        [program, "-c", "-f", CLUSTER / "kubernetes" / "haproxy.cfg"],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert 0 == checked.returncode, checked.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -138,6 +139,13 @@ def test_what_it_tells(server: ServerProcess, operator: Operator) -> None:
         waiting = [row for row in operator.ask("tasks") if "in slow" in row["stack"]]
         assert numbers == {row["worker"] for row in waiting}
         assert count == sum(row["count"] for row in waiting)
+
+        def beaten() -> bool:
+            workers = operator.ask("workers")
+            return count == sum(row["in_flight"] for row in workers)
+
+        wait_until(beaten)
+        assert count == operator.ask("status")["in_flight"]
     lines = operator.run("status").stdout.splitlines()
     assert ["phase", "ready"] in [line.split() for line in lines]
     assert 2 == sum(line.split()[1:2] == ["ready"] for line in lines[-2:])
@@ -183,7 +191,12 @@ def test_it_lives_while_workers_start(
         *(APPLICATION, "-p", "0", "--workers", "1", "--control-socket", str(path)),
         environment={"LIFESPAN": "block"},
     )
-    server.wait_for_log("application: starting")
-    assert [200, 503, 503] == operator.health()
-    assert "starting" == operator.ask("status")["phase"]
-    assert [] == operator.ask("connections")
+    try:
+        server.wait_for_log("application: starting")
+        assert [200, 503, 503] == operator.health()
+        assert "starting" == operator.ask("status")["phase"]
+        assert [] == operator.ask("connections")
+    finally:
+        # Such a worker hears nothing else, not even that its supervisor is gone.
+        server.signal(signal.SIGQUIT)
+        server.wait()

@@ -422,6 +422,46 @@ def test_a_reload_is_told(
         assert 0 == server.stop()
 
 
+def test_workers_are_one_service(systemd: Systemd) -> None:
+    """
+    The supervisor takes the sockets and tells of all its workers: when they are
+    ready, that they are replaced, and that it ends. It answers to the watchdog.
+    """
+    held = systemd.listen()
+    url = f"http://127.0.0.1:{held.getsockname()[1]}"
+    server = systemd.start(
+        *("--workers", "2"),
+        sockets=[held],
+        environment={"WATCHDOG_USEC": "1000000"},
+    )
+
+    status = f"Listening on {url}, workers: 2"
+    assert {"READY": "1", "STATUS": status} == systemd.notified.wait_for("READY")
+    assert {"WATCHDOG": "1"} == systemd.notified.wait_for("WATCHDOG")
+    server.wait_for_log("Listening on")
+    variables, inherited = json.loads(ask(server.url, "/child"))
+    assert not [name for name in variables if name.startswith(("LISTEN_", "NOTIFY_"))]
+    assert [] == inherited
+
+    server.signal(signal.SIGHUP)
+    assert "1" == systemd.notified.wait_for("RELOADING")["RELOADING"]
+    assert "1" == systemd.notified.wait_for("READY")["READY"]
+    assert b"hello" == ask(url)
+    server.signal(signal.SIGTERM)
+    assert "1" == systemd.notified.wait_for("STOPPING")["STOPPING"]
+    assert 0 == server.wait()
+
+
+def test_spawned_workers_take_no_sockets_of_systemd(systemd: Systemd) -> None:
+    """A new interpreter doesn't know their names; one line says so."""
+    server = systemd.start(
+        *("--workers", "2", "--worker-start", "spawn"), sockets=[systemd.listen()]
+    )
+
+    assert 2 == server.wait()
+    assert "sockets of systemd need workers which are forked" in server.log
+
+
 def test_a_reload_never_ends_a_service(systemd: Systemd) -> None:
     """`systemctl reload` of a service without certificates changes nothing."""
     server = systemd.start_until_ready(sockets=[systemd.listen()])

@@ -17,8 +17,9 @@ from stepped_loop import SteppedLoop
 from daphne_like.asgi.types import Message, Receive, Scope, Send
 from daphne_like.errors import ApplicationLoadError, SettingsError
 from daphne_like.settings import WorkerSettings
+from daphne_like.supervisor.orders import Cut, Kill, Leave, Start, Stop
 from daphne_like.supervisor.reload import Watcher, load_or_explain
-from daphne_like.supervisor.workforce import Cut, Kill, Leave, Start, Stop, Workforce
+from daphne_like.supervisor.workforce import Workforce
 
 # -- The watcher ----------------------------------------------------------------
 
