@@ -224,7 +224,7 @@ def test_numbers_which_nobody_can_have(
 
     monkeypatch.setattr(os, "setgroups", refuse)
     with pytest.raises(SettingsError, match=who):
-        become_user(ProcessSettings(**settings))
+        become_user(Settings.of(**settings).process)
 
 
 def test_a_root_who_may_not_do_it(
