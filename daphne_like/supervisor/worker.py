@@ -116,7 +116,8 @@ def serve(assignment: Assignment, program: Program) -> None:
         if assignment.settings.workers.reload:
             from daphne_like.supervisor.reload import load_or_explain
 
-            return load_or_explain(load_anew)
+            lifespan = assignment.settings.app.lifespan
+            return load_or_explain(load_anew, lifespan)
         return load_anew()
 
     def load_anew() -> ASGIApplication:
