@@ -20,6 +20,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from daphne_like.supervisor.orders import BEAT_INTERVAL
 from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class LastResort:
 
     def __init__(self, settings: Settings) -> None:
         self._parent = os.getppid()
-        self._longest_silence = settings.workers.timeout_worker_healthcheck or inf
+        silence = settings.workers.timeout_worker_healthcheck or inf
+        # A beat is no more than that: it may turn from one to the next.
+        self._longest_silence = BEAT_INTERVAL + silence
         self._longest_stop = longest_stop(settings) + STOP_RESERVE
         self._end_by = inf
         self._beats = False

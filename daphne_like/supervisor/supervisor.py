@@ -66,7 +66,8 @@ _logger = logging.getLogger("daphne_like.supervisor")
 # How often it looks whether something is due.
 _LOOK_INTERVAL = 1.0
 
-_LARGEST_FORCE = 1000
+# As of the setting.
+_LARGEST_FORCE = 1024
 
 
 def run(settings: Settings, program: Program) -> int:
@@ -476,7 +477,7 @@ class Supervisor:
             self.reload()
 
     def _scale_by(self, more: int) -> None:
-        self.scale(max(1, self._workforce.target + more))
+        self.scale(min(max(1, self._workforce.target + more), _LARGEST_FORCE))
 
     def reopen_logs(self) -> None:
         """Open log files anew, here and in all workers."""

@@ -31,6 +31,7 @@ from daphne_like.operations.tables import (
 from daphne_like.process_setup import set_title
 from daphne_like.server import Server
 from daphne_like.supervisor.channel import Channel, Message
+from daphne_like.supervisor.orders import BEAT_INTERVAL
 from daphne_like.supervisor.orphan import LastResort
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ __all__ = [
 ]
 
 _logger = logging.getLogger("daphne_like.server")
-
-_BEAT_INTERVAL = 1.0
 
 # How long the rows of an answer may take to be collected.
 _ANSWER_TIMEOUT = 10.0
@@ -220,7 +219,7 @@ class Link:
     def _beat(self) -> None:
         """Show that the event loop turns, and how this process is."""
         assert self.loop is not None
-        self._beat_timer = self.loop.call_later(_BEAT_INTERVAL, self._beat)
+        self._beat_timer = self.loop.call_later(BEAT_INTERVAL, self._beat)
         if self.last_resort is not None:
             self.last_resort.beat()
         self._channel.send(message="beat", **self._load())

@@ -22,6 +22,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from daphne_like.supervisor.orders import (
+    BEAT_INTERVAL,
     Action,
     Cut,
     Kill,
@@ -379,7 +380,7 @@ class Workforce:
                     yield Kill(worker, worker.was_killed)
             elif self._killing:
                 yield self._kill(worker, "as asked")
-            elif worker.beats and now - worker.last_beat > silence:
+            elif worker.beats and now - worker.last_beat > BEAT_INTERVAL + silence:
                 if not self.draining:
                     self._replaced("stuck")
                 yield self._kill(

@@ -307,7 +307,7 @@ def test_a_stuck_worker_ends_when_the_supervisor_is_killed(
     ask(closing, server, "/block")
     server.wait_for_log("application: blocking")
     server.signal(signal.SIGKILL)
-    log = server.wait_for_log(r"(?s)Timeout \(0:00:01\).*line \d+ in block")
+    log = server.wait_for_log(r"(?s)Timeout \(0:00:02\).*line \d+ in block")
 
     assert "supervisor has gone" not in log  # which the loop would have said
     until(lambda: not is_alive(stuck), "the end of the worker")
