@@ -363,3 +363,20 @@ def test_settings_which_are_wrong(
         patched.setattr(sys, "platform", "win32")
         with pytest.raises(SettingsError, match="POSIX"):
             Supervisor(Settings.of(workers=2), Program())
+
+
+def test_there_is_a_largest_number_of_workers(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is that of the setting, also for TTIN, which then does nothing."""
+
+    async def script(made: Supervisor) -> None:
+        made._workforce.scale(1024)
+        made._scale_by(1)
+        assert 1024 == made._workforce.target
+        with pytest.raises(ValueError, match="from 1 to 1024"):
+            made.scale(1025)
+        made.scale(1024)
+        made._workforce.kill()
+
+    assert 0 == system.run(script)
