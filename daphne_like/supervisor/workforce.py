@@ -274,7 +274,9 @@ class Workforce:
         now = self._clock()
         pause = 0.0
         if self._early_deaths > 1:
-            pause = min(2.0 ** (self._early_deaths - 2), _LONGEST_PAUSE)
+            # Of thousands of deaths, which take a night, the power is no float.
+            doublings = min(self._early_deaths - 2, _MOST_EARLY_DEATHS)
+            pause = min(2.0**doublings, _LONGEST_PAUSE)
             _logger.error(
                 "%d workers have died early, one after the other: the next is started "
                 "after %g s",

@@ -226,6 +226,22 @@ def test_a_crash_loop_beside_good_workers_goes_on() -> None:
     assert {1: "ready", number: "ready"} == company.phases
 
 
+def test_a_crash_loop_of_a_night_goes_on() -> None:
+    """Twice a minute: the pause, which is doubled each time, never overflows."""
+    company = serving(2)
+    company.wait(10)
+    for number in range(2, 1102):
+        company.end(number, 3)
+        company.now += 31
+        company.worker(1).last_beat = company.now
+        company.look()
+
+    assert {1: "ready", 1102: "starting"} == company.phases
+    assert [] == company.end(1102, 3)
+    assert [] == company.wait(29)
+    assert ["start in 1"] == company.wait(1)
+
+
 def test_a_worker_that_lives_ends_the_crash_loop() -> None:
     """Deaths that are far from each other are no loop."""
     company = serving(1)
