@@ -223,11 +223,9 @@ class Workforce:
             how: The same in words.
         """
         del self.workers[worker.number]
-        if worker.was_killed or self.draining:
-            if not worker.was_killed and status and worker.phase is not Phase.STARTING:
-                _logger.warning("Worker %d ended: %s", worker.number, how)
+        if worker.was_killed:
             return
-        if worker.phase is Phase.DRAINING:
+        if self.draining or worker.phase is Phase.DRAINING:
             # One that wasn't ready was asked to end by a signal.
             if status and worker.ready_since < inf:
                 _logger.warning("Worker %d ended: %s", worker.number, how)

@@ -304,7 +304,7 @@ def test_a_short_timeout_kills_nobody_who_lives() -> None:
 def test_who_is_ended_before_it_serves_has_not_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """When there are fewer workers to be: it is ended by a signal, as it can't hear."""
+    """When all ends, or there are fewer workers to be: it is ended by a signal, as it can't hear."""
     company = serving(1)
     company.workforce.scale(2)
     company.look()
@@ -314,6 +314,16 @@ def test_who_is_ended_before_it_serves_has_not_failed(
 
     assert "Worker 2" not in caplog.text
     assert {1: "ready"} == company.phases
+
+    company.workforce.scale(2)
+    company.look()
+    company.workforce.drain()
+    company.look()
+    company.end(3, -signal.SIGTERM)
+
+    assert "Worker 3" not in caplog.text
+    company.end(1, 1)
+    assert "Worker 1 ended: status 1" in caplog.text
 
 
 def test_silence_is_no_fault_before_the_start_is_over() -> None:
