@@ -32,6 +32,8 @@ except ImportError:
     raise SettingsError(
         "otel needs OpenTelemetry: pip install 'daphne-like[otel]'"
     ) from None
+except ValueError as error:  # of OTEL_PROPAGATORS, which are looked up at once
+    raise SettingsError(f"otel: {error}") from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -297,5 +299,8 @@ def _exporter(name: str) -> SpanExporter:
     found = [*entry_points(group="opentelemetry_traces_exporter", name=name)]
     if not found:
         raise SettingsError(f"otel: the exporter {name} of traces is not installed")
-    exporter: SpanExporter = found[0].load()()
+    try:
+        exporter: SpanExporter = found[0].load()()
+    except Exception as error:  # noqa: BLE001 - exporters raise what they like
+        raise SettingsError(f"otel: the exporter {name} of traces: {error}") from None
     return exporter

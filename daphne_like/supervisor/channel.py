@@ -89,6 +89,13 @@ class Channel:
         self._write()
         return self._is_open
 
+    def finish(self) -> None:
+        """Hear what the other side, which is gone, had still to say, and close."""
+        # A fork of it may go on to hold its end: then there is no end of the file.
+        while self._is_open and self._read():
+            pass
+        self.close()
+
     def close(self) -> None:
         """Close this end; the other one is told so."""
         if not self._is_open:
@@ -117,16 +124,21 @@ class Channel:
             self._writing = False
             self._loop.remove_writer(self._socket)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read a piece; tell whether there was one."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._take(data)
+        else:
             self._end()
-            return
+        return bool(data)
+
+    def _take(self, data: bytes) -> None:
         start = len(self._incoming)
         self._incoming += data
         if b"\n" not in data:

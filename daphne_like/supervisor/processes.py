@@ -104,9 +104,10 @@ class WorkerProcess:
     def ended(self, status: int) -> None:
         """Forget what led to it; its process was waited for."""
         self._has_ended = True
+        # Its last counts may be in the channel still: that it has ended is heard first.
+        self._channel.finish()
         if self._child is not None:
             self._child.returncode = status
-        self._channel.close()
         self._inspection.close()
         for waiting in self._answers.values():
             if not waiting.done():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import subprocess
 import sys
 import threading
 from contextvars import copy_context
@@ -468,6 +470,41 @@ def test_an_exporter_that_hangs_is_left_behind(
     monkeypatch.setattr(provider, "force_flush", lambda timeout: release.wait(30))
     asyncio.run(made.shutdown())
     release.set()
+
+
+def test_an_exporter_that_can_not_be_made_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cause: what an exporter has against its variables ended in a traceback."""
+
+    class Refusing:
+        """An entry point."""
+
+        def load(self) -> type[Refusing]:
+            raise RuntimeError("no such file: ca.pem")
+
+    monkeypatch.setattr(tracing, "entry_points", lambda **_: [Refusing()])
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "strange")
+    monkeypatch.setattr(trace, "get_tracer_provider", ProxyTracerProvider)
+    with pytest.raises(SettingsError, match=r"otel: the exporter strange .*ca\.pem"):
+        Tracing()
+
+
+def test_unknown_propagators_are_named() -> None:
+    """Cause: OpenTelemetry looks them up when it is imported, which raised."""
+    code = (
+        "from daphne_like.errors import SettingsError\n"
+        "try: import daphne_like.observability.tracing\n"
+        "except SettingsError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OTEL_PROPAGATORS": "nope"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("otel: Propagator nope not found")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

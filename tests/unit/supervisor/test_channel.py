@@ -72,6 +72,26 @@ def test_messages_arrive_in_order() -> None:
     talk(scenario)
 
 
+def test_what_a_process_said_before_it_ended() -> None:
+    """
+    Is heard, although its end is known before the loop has looked at the channel.
+
+    Cause: the signal of a worker's end could overtake its last counts.
+    """
+
+    async def scenario(one: Side, other: Side) -> None:
+        other.attach()
+        one.channel.send(message="beat", rest="a" * 100_000)
+        one.channel.send(message="closing")
+        # Its forks may keep the end.
+        other.channel.finish()
+        assert ["beat", "closing"] == [item["message"] for item in other.received]
+        other.channel.finish()
+        assert 0 == other.lost
+
+    talk(scenario)
+
+
 def test_the_end_of_the_other_side() -> None:
     """What it had said by then comes first; later messages are not taken."""
 
