@@ -324,7 +324,7 @@ def test_settings_are_given_once(app: HandApplication) -> None:
     ],
 )
 def test_what_would_be_relied_on_in_vain_is_refused(
-    app: HandApplication, name: str, value: object
+    app: HandApplication, name: str, value: Any
 ) -> None:
     """Connections and processes are Twisted's: one line says what can't be had."""
     with pytest.raises(SettingsError, match=r"twisted\.web|about the process"):
