@@ -486,6 +486,8 @@ def test_pods_of_the_chat_are_what_haproxy_expects(objects: dict[str, Any]) -> N
     assert address in configuration
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert {"http": settings.bind.port, "health": int(metrics)} == ports
+    # Variables of a service named daphne-like would be taken for settings.
+    assert pod["enableServiceLinks"] is False
     # The rest is that of the configuration which the tests above have run.
     other = (CLUSTER / "haproxy.cfg").read_text("utf-8")
     for line in other.splitlines():
