@@ -81,11 +81,14 @@ class Channel:
 
         Returns:
             Whether it was taken; not so when the other side is gone, or has not
-            read for long.
+            read for long, or when the message is too long for it.
         """
         if not self._is_open or len(self._outgoing) > _LONGEST_LINE_BYTES:
             return False
-        self._outgoing += json.dumps(message, default=str).encode() + b"\n"
+        line = json.dumps(message, default=str).encode() + b"\n"
+        if len(line) > _LONGEST_LINE_BYTES:
+            return False
+        self._outgoing += line
         self._write()
         return self._is_open
 

@@ -251,8 +251,12 @@ class Link:
             answer = await asyncio.wait_for(command(self, message), _ANSWER_TIMEOUT)
         except Exception:
             _logger.exception("What the supervisor asks for can't be done: %s", message)
-        if "id" in message:
-            self._channel.send(message="answer", id=message["id"], answer=answer)
+        if "id" in message and not self._channel.send(
+            message="answer", id=message["id"], answer=answer
+        ):
+            _logger.error("The supervisor can't take the answer to: %s", message)
+            # It need not wait for it.
+            self._channel.send(message="answer", id=message["id"], answer=None)
 
     async def _drain(self, message: Message) -> None:
         assert self.server is not None

@@ -411,6 +411,25 @@ def test_a_terminal_which_has_few_letters(path: Path, operated: FakeOperated) ->
     assert "\\u2013" in done.stdout
 
 
+def test_waiting_for_a_server_which_hangs(run: Run, path: Path) -> None:
+    """Cause: when its queue was full, connecting waited for ever."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        server.listen(1)
+
+        def accept_once() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(ok(b"{}"))
+
+        thread = threading.Thread(target=accept_once)
+        thread.start()
+        status, _, err = run("drain", "--wait", "0.5")
+        thread.join()
+    assert (1, "daphne-like ctl: the server has not ended yet\n") == (status, err)
+
+
 # -- Its start ---------------------------------------------------------------
 
 

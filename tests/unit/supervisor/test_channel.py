@@ -127,6 +127,27 @@ def test_long_messages() -> None:
     talk(scenario)
 
 
+def test_a_message_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    It is not sent, and the channel goes on.
+
+    Cause: the other side took it for garbage and closed, so that a worker with many
+    connections thought its supervisor dead and ended when it was asked for them.
+    """
+    monkeypatch.setattr(channel, "_LONGEST_LINE_BYTES", 1000)
+
+    async def scenario(one: Side, other: Side) -> None:
+        one.attach()
+        other.attach()
+        assert not one.channel.send(rows="x" * 1000)
+        assert one.channel.send(rows=None)
+        await until(lambda: other.received)
+        assert [{"rows": None}] == other.received
+        assert 0 == other.lost
+
+    talk(scenario)
+
+
 def test_a_side_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """It loses messages; the other side's memory has a bound."""
     monkeypatch.setattr(channel, "_LONGEST_LINE_BYTES", 100_000)
