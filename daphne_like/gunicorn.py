@@ -243,7 +243,8 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             return
         from daphne_like.supervisor.reload import load_or_explain
 
-        self._application = load_or_explain(self._load)
+        lifespan = self._settings.app.lifespan
+        self._application = load_or_explain(self._load, lifespan)
 
     def run(self) -> None:
         """Serve until a signal, a limit or the end of Gunicorn."""

@@ -39,13 +39,12 @@ from daphne_like.daphne_keywords import settings_of_keywords
 from daphne_like.errors import SettingsError, StartError
 from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.listeners.endpoints import (
-    LoopPort,
-    bind_all,
     configured_endpoints,
     redirect_endpoints,
     scheme_of,
     twisted_endpoint,
 )
+from daphne_like.listeners.ports import LoopPort, bind_all
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import (
@@ -73,7 +72,7 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.endpoints import SocketEndpoint
+    from daphne_like.listeners.ports import SocketEndpoint
     from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
@@ -541,18 +540,20 @@ class Server(Service):
         if not self._serving.is_set():
             self.force()  # the start has failed
         await give_notice(notice)
-        await self._stop_listening()
+        stopped = await self._stop_listening()
         settings, impatience = self.settings.lifecycle, self._patience_lost
         patience = settings.timeout_graceful_shutdown
-        await take_last_requests(self.connections, patience, impatience)
+        await take_last_requests(self.connections, stopped, patience, impatience)
         await wind_down(self.connections, manager, notice, settings, impatience)
 
-    async def _stop_listening(self) -> None:
+    async def _stop_listening(self) -> Sequence[LoopPort]:
+        """Accept no more; return what may have connections which haven't begun."""
         listeners, self.listeners = self.listeners, []
         for port in listeners:
             stopped = port.stopListening()
             if isinstance(stopped, Deferred):
                 await stopped.asFuture(asyncio.get_running_loop())
+        return [port for port in listeners if isinstance(port, LoopPort)]
 
     # -- Addresses -------------------------------------------------------------
 

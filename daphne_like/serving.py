@@ -171,7 +171,11 @@ class Serving:
         if not settings.app.daphne_compat:
             return context
         return replace(
-            context, build_scope=daphne_scope, error_page=html_page, version_status=400
+            context,
+            build_scope=daphne_scope,
+            error_page=html_page,
+            version_status=400,
+            late_sends_raise=False,
         )
 
     def factory(self, scheme: str) -> HTTPFactory:

@@ -92,6 +92,8 @@ class ExchangeContext:
         build_scope: Makes the scope of a request.
         error_page: Makes the body of an answer in the application's stead.
         version_status: Answers a WebSocket of an unknown version.
+        late_sends_raise: Whether the application learns by an error that nobody
+            will get its message.
         limit_hit: Is told of each limit that holds.
         metrics: Counts what observed streams tell it
             (:mod:`~daphne_like.asgi.observed_streams`).
@@ -113,6 +115,7 @@ class ExchangeContext:
     build_scope: ScopeBuilder = http_scope
     error_page: ErrorPage = plain_page
     version_status: int = 426
+    late_sends_raise: bool = True
     limit_hit: LimitHit = ignore_limit
     metrics: Metrics | None = None
     request_ids: RequestIDs | None = None
@@ -245,11 +248,18 @@ class Exchange:
         """Find what is to become of a message which the state doesn't accept."""
         state = self._state
         if state.is_over:
-            raise ClientDisconnected("the client has disconnected")
+            return self._send_too_late("the client has disconnected")
         expected = " or ".join(sorted(state.accepts))
         raise InvalidMessage(
             f"{message['type']!r} came {state.when}, where ASGI expects {expected}"
         )
+
+    def _send_too_late(self, why: str) -> Awaitable[None]:
+        """Tell that nobody will get the message, unless the application can't bear it."""
+        if self._context.late_sends_raise:
+            raise ClientDisconnected(why)
+        # One that sends without an end must let others have their turn.
+        return asyncio.sleep(0)
 
     # -- Waiting -------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from daphne_like.asgi.applications import log_error
 from daphne_like.asgi.exchange import Exchange, ExchangeState
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.scope import websocket_scope
-from daphne_like.errors import ClientDisconnected, InvalidMessage, RequestRejected
+from daphne_like.errors import InvalidMessage, RequestRejected
 from daphne_like.protocols.websocket import WebSocketConnection
 from daphne_like.protocols.websocket_deflate import Deflate, negotiate
 from daphne_like.protocols.websocket_handshake import read_handshake
@@ -309,7 +309,7 @@ class WebSocketStream(Exchange):
         websocket = self._websocket
         assert websocket is not None
         if websocket.closing:
-            raise ClientDisconnected("the WebSocket is being closed")
+            return self._send_too_late("the WebSocket is being closed")
         text, data = message.get("text"), message.get("bytes")
         if text is None:
             websocket.send(data if type(data) is bytes else _as_bytes(data), False)

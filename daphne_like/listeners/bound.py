@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daphne_like.listeners.endpoints import (
-    bind_all,
-    configured_endpoints,
-    redirect_endpoints,
-)
+from daphne_like.listeners.endpoints import configured_endpoints, redirect_endpoints
+from daphne_like.listeners.ports import bind_all
 
 if TYPE_CHECKING:
-    from daphne_like.listeners.endpoints import SocketEndpoint
+    from daphne_like.listeners.ports import SocketEndpoint
     from daphne_like.settings import Settings
 
 __all__ = ["BoundEndpoints"]

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.listeners.endpoints import (
-    LoopPort,
     build_endpoint_description_strings,
     endpoint_from_string,
 )
+from daphne_like.listeners.ports import LoopPort
 from daphne_like.operations.application import (
     controlling_application,
     watching_application,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.endpoints import SocketEndpoint
+    from daphne_like.listeners.ports import SocketEndpoint
     from daphne_like.operations.application import Render
     from daphne_like.operations.interfaces import Operated
     from daphne_like.settings import OperationsSettings

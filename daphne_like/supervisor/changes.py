@@ -15,12 +15,14 @@ Tests: ``tests/unit/supervisor/test_changes.py``.
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import json
 import os
 import re
 import select
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -267,6 +269,7 @@ def run(
     """
     try:
         for group in watch(selection, delay, _Announcing(lifeline, tell)):
+            _forget_bytecode(group)
             tell(_message(group))
     except ImportError:
         reason = "with watchfiles: pip install daphne-like[reload]"
@@ -277,7 +280,21 @@ def run(
         return
     tell({"watching": "polling", "because": reason})
     for group in poll(selection, delay, lifeline):
+        _forget_bytecode(group)
         tell(_message(group))
+
+
+def _forget_bytecode(group: Iterable[str]) -> None:
+    """
+    Remove what Python has kept of older sources.
+
+    It compares seconds and sizes, so that a file which is saved twice in a second,
+    with a worker in between, may be the older one for ever.
+    """
+    for path in group:
+        if path.endswith(".py"):
+            with suppress(OSError, NotImplementedError):
+                os.unlink(importlib.util.cache_from_source(path))  # noqa: PTH108
 
 
 class _Announcing:

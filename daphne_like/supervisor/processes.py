@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from daphne_like.supervisor.worker import INSPECTION_SIGNAL
 
@@ -45,7 +45,7 @@ class WorkerProcess:
         record: What the workforce knows of it.
         pid: Its process id.
         channel: Leads to it.
-        inspection: Where it writes down what it is doing.
+        inspection: Descriptor of a file where it writes down what it is doing.
         child: The same process, where it wasn't forked.
 
     Attributes:
@@ -60,7 +60,7 @@ class WorkerProcess:
         record: WorkerRecord,
         pid: int,
         channel: Channel,
-        inspection: BinaryIO,
+        inspection: int,
         *,
         child: subprocess.Popen[bytes] | None = None,
     ) -> None:
@@ -101,21 +101,25 @@ class WorkerProcess:
         # of it may keep the channel.
         self._channel.attach(self._loop, received, lambda: None)
 
+    def hear_the_rest(self) -> None:
+        """Take in what it has said, and nobody has read yet."""
+        self._channel.read_rest()
+
     def ended(self, status: int) -> None:
         """Forget what led to it; its process was waited for."""
         self._has_ended = True
-        # Its last counts may be in the channel still: that it has ended is heard first.
-        self._channel.finish()
         if self._child is not None:
             self._child.returncode = status
-        self._inspection.close()
+        self._channel.close()
+        os.close(self._inspection)
         for waiting in self._answers.values():
             if not waiting.done():
                 waiting.set_result(None)
 
     def abandon(self) -> None:
-        """Close what a fork of the supervisor has of it, but for the channel."""
-        self._inspection.close()
+        """Close what a fork of the supervisor has of it."""
+        self._channel.close()
+        os.close(self._inspection)
 
     # -- Orders ------------------------------------------------------------------
 
@@ -180,9 +184,9 @@ class WorkerProcess:
         if not self._can_be_inspected or self._has_ended:
             return
         assert INSPECTION_SIGNAL is not None
-        os.ftruncate(self._inspection.fileno(), 0)
+        os.ftruncate(self._inspection, 0)
         # Which is where it writes: it shares the position.
-        self._inspection.seek(0)
+        os.lseek(self._inspection, 0, os.SEEK_SET)
         self._signal(INSPECTION_SIGNAL)
         self._loop.call_later(
             _INSPECTION_TIMEOUT, lambda: found(self._read_inspection())
@@ -191,8 +195,7 @@ class WorkerProcess:
     def _read_inspection(self) -> str:
         if self._has_ended:
             return "It has ended meanwhile."
-        self._inspection.seek(0)
-        text = self._inspection.read(_LONGEST_INSPECTION_BYTES)
+        text = os.pread(self._inspection, _LONGEST_INSPECTION_BYTES, 0)
         return text.decode("utf-8", "replace").strip() or "It tells nothing."
 
 

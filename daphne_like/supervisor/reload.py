@@ -159,19 +159,22 @@ class Watcher:
         self._changed(message["changed"])
 
 
-def load_or_explain(load: Callable[[], ASGIApplication]) -> ASGIApplication:
+def load_or_explain(
+    load: Callable[[], ASGIApplication], lifespan: str = "auto"
+) -> ASGIApplication:
     """
     Return the application, or one which tells why there is none.
 
     Args:
         load: Loads it; called once.
+        lifespan: The setting: ``on`` makes what a lifespan raises a failure, too.
 
     Returns:
         What answers with the reason, too, when the application loads, but its
         lifespan fails.
     """
     try:
-        return _Explained(load())
+        return _Explained(load(), lifespan == "on")
     except ApplicationLoadError as error:
         reason = explain(error)
     except SystemExit as end:
@@ -180,14 +183,15 @@ def load_or_explain(load: Callable[[], ASGIApplication]) -> ASGIApplication:
         # With daphne_compat it comes as the application has raised it.
         reason = "".join(traceback.format_exception(error)).rstrip("\n")
     _logger.error("%s", reason)
-    return _Explained(_page(reason))
+    return _page(reason)
 
 
 class _Explained:
     """An application, until it says that it can't start: then the reason."""
 
-    def __init__(self, application: ASGIApplication) -> None:
+    def __init__(self, application: ASGIApplication, lifespan_needed: bool) -> None:
         self._application = application
+        self._lifespan_needed = lifespan_needed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -196,15 +200,29 @@ class _Explained:
             await self._application(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
         async def sent(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "lifespan.startup.failed":
                 reason = str(message.get("message", "")) or "no reason given"
-                _logger.error("Application startup failed: %s", reason)
-                self._application = _page(f"Application startup failed: {reason}")
+                self._explain(reason)
                 message = {"type": "lifespan.startup.complete"}
             await send(message)
 
-        await self._application(scope, receive, sent)
+        try:
+            await self._application(scope, receive, sent)
+        except Exception as error:
+            if started or not self._lifespan_needed:
+                raise
+            self._explain("".join(traceback.format_exception(error)).rstrip("\n"))
+            await send({"type": "lifespan.startup.complete"})
+
+    def _explain(self, reason: str) -> None:
+        reason = f"Application startup failed: {reason}"
+        _logger.error("%s", reason)
+        self._application = _page(reason)
 
 
 def _page(reason: str) -> ASGIApplication:
@@ -212,7 +230,10 @@ def _page(reason: str) -> ASGIApplication:
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            raise RuntimeError("there is no application")
+            # With lifespan = on nothing would serve the page.
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})
             return

@@ -22,7 +22,6 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,6 +53,8 @@ from daphne_like.supervisor.workforce import Workforce
 from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
+    import subprocess
+
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.settings import Settings
     from daphne_like.supervisor.reload import Watcher
@@ -65,7 +66,8 @@ _logger = logging.getLogger("daphne_like.supervisor")
 # How often it looks whether something is due.
 _LOOK_INTERVAL = 1.0
 
-_LARGEST_FORCE = 1000
+# As of the setting.
+_LARGEST_FORCE = 1024
 
 
 def run(settings: Settings, program: Program) -> int:
@@ -256,44 +258,30 @@ class Supervisor:
 
     def _start(self, slot: int) -> Assignment | None:
         """Start a worker; return its assignment in its own process, if that is a fork."""
-        inspection = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept
-        ours, theirs = socket.socketpair()
-        try:
-            sockets = self._sockets_of(slot)
-            record = self._workforce.started(slot)
-            assignment = Assignment(
-                record.number,
-                self._settings,
-                Channel(theirs),
-                sockets,
-                inspection.fileno(),
-                self._application,
-            )
-            child = None
-            if self._forks:
-                pid = starting.fork(self._loop, self._selector, self._signals)
-                if pid == 0:
-                    ours.close()
-                    self._operations.close_in_child()
-                    self._totals.abandon()
-                    for other in self._workers.values():
-                        other.abandon()
-                    self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
-                    if self._watcher is not None:
-                        self._watcher.abandon()
-                    # Until this process ends.
-                    assignment.kept.append(inspection)
-                    return assignment
-            else:
-                child = starting.spawn(assignment, self._program)
-                pid = child.pid
-        except (OSError, StartError) as error:
-            ours.close()
-            theirs.close()
-            inspection.close()
-            self._workforce.start_failed(str(error))
-            self._look_soon()
-            return None
+        record = self._workforce.started(slot)
+        with contextlib.ExitStack() as undoing:
+            try:
+                inspection = starting.nameless_file()
+                undoing.callback(os.close, inspection)
+                ours, theirs = socket.socketpair()
+                undoing.callback(ours.close)
+                undoing.callback(theirs.close)
+                assignment = Assignment(
+                    record.number,
+                    self._settings,
+                    Channel(theirs),
+                    self._sockets_of(slot),
+                    inspection,
+                    self._application,
+                )
+                pid, child = self._make_process(assignment, slot, ours)
+            except (OSError, StartError) as error:
+                self._workforce.start_failed(record, str(error))
+                self._look_soon()
+                return None
+            undoing.pop_all()
+        if pid == 0:
+            return assignment
         assignment.channel.close()
         channel = Channel(ours)
         made = WorkerProcess(self._loop, record, pid, channel, inspection, child=child)
@@ -301,6 +289,26 @@ class Supervisor:
         made.listen(self._heard)
         _logger.debug("%s: started", made.name)
         return None
+
+    def _make_process(
+        self, assignment: Assignment, slot: int, ours: socket.socket
+    ) -> tuple[int, subprocess.Popen[bytes] | None]:
+        """Return the process id, 0 in a fork, and what else there is to know."""
+        if not self._forks:
+            child = starting.spawn(assignment, self._program)
+            return child.pid, child
+
+        def leave() -> None:
+            ours.close()
+            self._operations.close_in_child()
+            self._totals.abandon()
+            for other in self._workers.values():
+                other.abandon()
+            self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
+            if self._watcher is not None:
+                self._watcher.abandon()
+
+        return starting.fork(self._loop, self._selector, self._signals, leave), None
 
     def _close_sockets(self, slots: Iterable[int], kept: int) -> None:
         """
@@ -400,16 +408,32 @@ class Supervisor:
     def _reap(self) -> None:
         """Find out whose process has ended."""
         for made in list(self._workers.values()):
-            pid, status = os.waitpid(made.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(made.pid, os.WNOHANG)
+            except ChildProcessError:
+                # A library of the application, which was loaded before the forks,
+                # waits for whatever ends.
+                self._ended(made, 1)
+                continue
             if pid:
                 self._ended(made, os.waitstatus_to_exitcode(status))
         if os.getpid() == 1:
-            # In a container: orphans of the application are this process's.
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Wait for those of the application: in a container they are this process's."""
+        workers = {made.pid: made for made in self._workers.values()}
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                if pid in workers:  # it has ended just now
+                    self._ended(workers[pid], os.waitstatus_to_exitcode(status))
 
     def _ended(self, made: WorkerProcess, status: int) -> None:
+        # What it has said at last: that it leaves, what it has counted.
+        made.hear_the_rest()
         del self._workers[made.record.number]
         made.ended(status)
         self._totals.ended(made.record.number)
@@ -429,7 +453,7 @@ class Supervisor:
         self._stop_signals += 1
         if self._stop_signals == 1:
             _logger.info("%s: stopping", name)
-            self.drain()
+            self._drain()
         elif self._stop_signals == 2:
             _logger.info("%s: not waiting any more", name)
             self._workforce.cut()
@@ -448,12 +472,12 @@ class Supervisor:
         # A terminal that is closed sends the same signal as an operator.
         if self._has_terminal and not _has_terminal():
             _logger.info("SIGHUP: the terminal is gone, stopping")
-            self.drain()
+            self._drain()
         else:
             self.reload()
 
     def _scale_by(self, more: int) -> None:
-        self.scale(max(1, self._workforce.target + more))
+        self.scale(min(max(1, self._workforce.target + more), _LARGEST_FORCE))
 
     def reopen_logs(self) -> None:
         """Open log files anew, here and in all workers."""
@@ -549,6 +573,11 @@ class Supervisor:
 
     def drain(self) -> None:
         """End in good order."""
+        if not self._workforce.draining:
+            _logger.info("Asked to drain: stopping")
+        self._drain()
+
+    def _drain(self) -> None:
         if self._notifier is not None:
             self._notifier.stopping(
                 lambda: f"Stopping, workers which are left: {len(self._workers)}",

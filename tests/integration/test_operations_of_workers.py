@@ -142,7 +142,7 @@ def test_what_it_tells(server: ServerProcess, operator: Operator) -> None:
 
         def beaten() -> bool:
             workers = operator.ask("workers")
-            return count == sum(row["in_flight"] for row in workers)
+            return bool(count == sum(row["in_flight"] for row in workers))
 
         wait_until(beaten)
         assert count == operator.ask("status")["in_flight"]

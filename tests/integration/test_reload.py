@@ -205,8 +205,7 @@ class Site:
             *("site_of_test:application", "--reload", "--reload-delay", "0.1"),
             *options,
             cwd=folder,
-            # Else a changed module of the same size and second is the cached one.
-            environment={"PYTHONDONTWRITEBYTECODE": "1", **environment},
+            environment=environment,
         )
         self.server.wait_for_log("Watching|Looking twice")
 
@@ -281,6 +280,30 @@ def test_a_mistake_is_shown_and_the_next_save_mends_it(
     site.server.wait_for_log(re.escape(shown))
     site.write("better")
     site.wait_for("better")
+    assert 0 == site.server.stop()
+
+
+def test_a_page_is_shown_where_a_lifespan_is_required(
+    tmp_path: Path, serve: Serve
+) -> None:
+    """With --lifespan on, too, mistakes are shown instead of connections that wait."""
+    site = Site(tmp_path, serve, "--lifespan", "on")
+    site.write_source("def")
+    site.wait_for("SyntaxError")
+    site.write_source("async def application(scope, receive, send): 1 / 0\n")
+    site.wait_for("ZeroDivisionError")
+    site.write("better")
+    site.wait_for("better")
+    assert 0 == site.server.stop()
+
+
+def test_two_saves_in_a_second_are_two(site: Site) -> None:
+    """Python would take the older one for the newer: same second, same size."""
+    second = int(time.time())
+    for text in ("aaaaa", "bbbbb", "ccccc"):
+        site.write(text)
+        os.utime(site.folder / "site_of_test.py", (second, second))
+        site.wait_for(text)
     assert 0 == site.server.stop()
 
 

@@ -6,6 +6,7 @@ Each test talks to a whole server, by default and with ``daphne_compat``.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -257,3 +258,37 @@ def test_no_header_is_smuggled_into_a_handshake(byte: int, *, compat: bool) -> N
 
     connect(application, scenario, field, compat=compat)
     assert [] == application.scopes
+
+
+@BOTH
+def test_messages_for_a_client_that_has_left(*, compat: bool) -> None:
+    """
+    A consumer of Channels says something to a group member who is just leaving.
+
+    What ``send()`` raises would end it before it hears of the end, and it could not
+    leave its groups any more.
+    """
+    events: list[Any] = []
+    errors: list[Exception] = []
+    over = asyncio.Event()
+
+    class Late(Application):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            events.append(await receive())
+            await send(ACCEPT)
+            # The event stays where it is until all has been sent.
+            await over.wait()
+            try:
+                for _ in range(3):
+                    await send({"type": "websocket.send", "text": "hello"})
+            except OSError as error:
+                errors.append(error)
+            events.append(await receive())
+
+    async def scenario(client: WebSocket) -> None:
+        await client.close(1001)
+        over.set()
+
+    connect(Late(), scenario, compat=compat)
+    assert ["websocket.connect", "websocket.disconnect"] == [e["type"] for e in events]
+    assert compat == (errors == [])

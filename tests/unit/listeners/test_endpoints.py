@@ -36,11 +36,8 @@ from zope.interface.verify import verifyObject
 
 from daphne_like import systemd
 from daphne_like.errors import ListenError, SettingsError
-from daphne_like.listeners import endpoints
+from daphne_like.listeners import sockets
 from daphne_like.listeners.endpoints import (
-    LoopPort,
-    SocketEndpoint,
-    bind_all,
     build_endpoint_description_strings,
     configured_endpoints,
     endpoint_from_string,
@@ -49,6 +46,7 @@ from daphne_like.listeners.endpoints import (
     scheme_of,
     twisted_endpoint,
 )
+from daphne_like.listeners.ports import LoopPort, SocketEndpoint, bind_all
 from daphne_like.settings import Settings
 from daphne_like.systemd import PassedSocket
 
@@ -308,7 +306,7 @@ class FakeSystem:
         self.hosts = ["127.0.0.1", "127.0.0.2"]
         self.failures: list[int] = []
         monkeypatch.setattr(socket, "getaddrinfo", self.getaddrinfo)
-        monkeypatch.setattr(endpoints, "_bind_tcp", self.bind)
+        monkeypatch.setattr(sockets, "_bind_tcp", self.bind)
 
     def getaddrinfo(self, host: str, port: int, **options: object) -> list[Any]:
         """Give each address twice, as systems do for a second protocol."""
@@ -627,7 +625,7 @@ def test_sockets_of_other_families_are_refused() -> None:
     # Few systems would make one for a test.
     sock = cast("socket.socket", SimpleNamespace(type=socket.SOCK_STREAM, family=40))
 
-    assert "is neither a TCP nor a Unix socket" == endpoints._no_listener(sock, False)
+    assert "is neither a TCP nor a Unix socket" == sockets._no_listener(sock, False)
 
 
 # -- Listening -------------------------------------------------------------------------

@@ -72,26 +72,6 @@ def test_messages_arrive_in_order() -> None:
     talk(scenario)
 
 
-def test_what_a_process_said_before_it_ended() -> None:
-    """
-    Is heard, although its end is known before the loop has looked at the channel.
-
-    Cause: the signal of a worker's end could overtake its last counts.
-    """
-
-    async def scenario(one: Side, other: Side) -> None:
-        other.attach()
-        one.channel.send(message="beat", rest="a" * 100_000)
-        one.channel.send(message="closing")
-        # Its forks may keep the end.
-        other.channel.finish()
-        assert ["beat", "closing"] == [item["message"] for item in other.received]
-        other.channel.finish()
-        assert 0 == other.lost
-
-    talk(scenario)
-
-
 def test_the_end_of_the_other_side() -> None:
     """What it had said by then comes first; later messages are not taken."""
 
@@ -123,27 +103,6 @@ def test_long_messages() -> None:
         await until(lambda: len(other.received) == 2)
 
         assert text == other.received[0]["rows"]
-
-    talk(scenario)
-
-
-def test_a_message_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    It is not sent, and the channel goes on.
-
-    Cause: the other side took it for garbage and closed, so that a worker with many
-    connections thought its supervisor dead and ended when it was asked for them.
-    """
-    monkeypatch.setattr(channel, "_LONGEST_LINE_BYTES", 1000)
-
-    async def scenario(one: Side, other: Side) -> None:
-        one.attach()
-        other.attach()
-        assert not one.channel.send(rows="x" * 1000)
-        assert one.channel.send(rows=None)
-        await until(lambda: other.received)
-        assert [{"rows": None}] == other.received
-        assert 0 == other.lost
 
     talk(scenario)
 
@@ -184,3 +143,46 @@ def test_garbage_ends_the_channel(
         assert "garbled" in caplog.text
 
     talk(scenario)
+
+
+def test_a_message_that_is_too_long_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other side would close the channel, by which a worker ends: 80,000 rows."""
+    monkeypatch.setattr(channel, "_LONGEST_LINE_BYTES", 1000)
+
+    async def scenario(one: Side, other: Side) -> None:
+        other.attach()
+        assert not one.channel.send(answer="x" * 1000)
+        assert one.channel.send(answer=None)
+        await until(lambda: other.received)
+
+        assert [{"answer": None}] == other.received
+        assert 0 == other.lost
+        assert "too many for one message" in caplog.text
+
+    talk(scenario)
+
+
+def test_what_was_said_at_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process may be known before anybody has read its last words."""
+    monkeypatch.setattr(channel, "_READ_BYTES", 10)
+
+    async def scenario(one: Side, other: Side) -> None:
+        other.attach()
+        one.channel.send(message="leaving")
+        one.channel.send(message="closing")
+        one.channel.close()
+        other.channel.read_rest()
+
+        assert ["leaving", "closing"] == [m["message"] for m in other.received]
+
+    async def of_one_that_lives(one: Side, other: Side) -> None:
+        other.attach()
+        one.channel.send(message="beat")
+        other.channel.read_rest()  # it doesn't wait for more
+
+        assert [{"message": "beat"}] == other.received
+
+    talk(scenario)
+    talk(of_one_that_lives)

@@ -373,10 +373,45 @@ def test_a_broken_application_denies_websockets(loop: SteppedLoop) -> None:
     assert [{"type": "websocket.close"}] == sent
 
 
-def test_a_broken_application_takes_no_part_in_lifespan(loop: SteppedLoop) -> None:
-    """The server goes on without, as with an application that knows no lifespan."""
-    with pytest.raises(RuntimeError, match="there is no application"):
-        Asked(loop, load_or_explain(refuse))("lifespan")
+def test_a_broken_application_starts(loop: SteppedLoop) -> None:
+    """Else nobody would show the page with lifespan = on."""
+    complete = {"type": "lifespan.startup.complete"}
+
+    assert [complete] == Asked(loop, load_or_explain(refuse))("lifespan")
+
+
+@pytest.mark.parametrize("lifespan", ["on", "auto"])
+def test_a_lifespan_that_raises_is_shown_where_it_is_required(
+    loop: SteppedLoop, lifespan: str
+) -> None:
+    """Elsewhere it says that the application takes no part."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("no database")
+
+    ask = Asked(loop, load_or_explain(lambda: application, lifespan))
+
+    if lifespan == "auto":
+        with pytest.raises(ValueError, match="no database"):
+            ask("lifespan")
+        return
+    assert [{"type": "lifespan.startup.complete"}] == ask("lifespan")
+    _, body = ask("http")
+    assert body["body"].startswith(b"Application startup failed: Traceback")
+    assert body["body"].endswith(b"ValueError: no database\n")
+
+
+def test_a_lifespan_that_ends_badly_later_is_no_failed_start(
+    loop: SteppedLoop,
+) -> None:
+    """The application has started; its requests are its own."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        raise ValueError("later")
+
+    with pytest.raises(ValueError, match="later"):
+        Asked(loop, load_or_explain(lambda: application, "on"))("lifespan")
 
 
 def test_an_application_that_exits_is_a_page_too(loop: SteppedLoop) -> None:

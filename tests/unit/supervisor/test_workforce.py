@@ -250,10 +250,8 @@ def test_a_start_that_fails_later_is_tried_again() -> None:
 def test_a_process_that_cannot_be_made() -> None:
     """The system may be out of processes for a while."""
     company = serving(1)
-    company.workforce.ended(company.worker(1), -9, "")
-    for action in company.workforce.due():
-        assert isinstance(action, Start)
-    company.workforce.start_failed("no more processes")
+    company.end(1, -signal.SIGKILL)
+    company.workforce.start_failed(company.worker(2), "no more processes")
 
     assert ["start in 0"] == company.wait(2)
 
@@ -272,6 +270,19 @@ def test_a_silent_worker_is_killed_and_replaced() -> None:
     assert ["inspect and kill 2", "start in 1"] == told
     assert {1: "ready", 2: "killed", 3: "starting"} == company.phases
     assert [] == company.end(2, -signal.SIGKILL)
+
+
+def test_a_short_timeout_kills_nobody_who_lives() -> None:
+    """It counts from when the next beat is due; there is one in a second."""
+    company = serving(1, timeout_worker_healthcheck=0.5)
+    told = []
+    for _ in range(20):
+        company.now += 0.99
+        told += company.look()  # just before it beats
+        company.now += 0.01
+        told += company.beat(1)
+
+    assert [] == told
 
 
 def test_silence_is_no_fault_before_the_start_is_over() -> None:
@@ -295,7 +306,7 @@ def test_nobody_is_killed_for_a_night_in_standby() -> None:
     company.now += 3600
 
     assert [] == company.look()
-    assert [] == company.wait(9, beating=False)
+    assert [] == company.wait(10, beating=False)
     assert ["inspect and kill 1", "inspect and kill 2"] == company.wait(
         2, beating=False
     )[:2]
