@@ -47,6 +47,7 @@ from daphne_like.supervisor.orders import (
     Stop,
 )
 from daphne_like.supervisor.processes import WorkerProcess, describe_end
+from daphne_like.supervisor.terminal import Terminal
 from daphne_like.supervisor.totals import Totals
 from daphne_like.supervisor.worker import Assignment, Program
 from daphne_like.supervisor.workforce import Workforce
@@ -66,8 +67,7 @@ _logger = logging.getLogger("daphne_like.supervisor")
 # How often it looks whether something is due.
 _LOOK_INTERVAL = 1.0
 
-# As of the setting.
-_LARGEST_FORCE = 1024
+_LARGEST_FORCE = 1024  # as of the setting
 
 
 def run(settings: Settings, program: Program) -> int:
@@ -143,7 +143,7 @@ class Supervisor:
         self._renewing = False
         self._urls: Sequence[str] = ()
         self._began = time.monotonic()
-        self._has_terminal = _has_terminal()
+        self._terminal = Terminal(self._loop.time)
         self._signals: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
             signal.SIGINT: lambda: self._asked_to_stop("SIGINT"),
@@ -202,6 +202,8 @@ class Supervisor:
 
     def _prepare(self) -> None:
         """Bind what all workers listen on; load the application, if so wished."""
+        # Each worker takes two descriptors here, or more of them (--reuse-port).
+        process.raise_descriptor_limit()
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
         if not self._forks:
@@ -328,6 +330,7 @@ class Supervisor:
 
     def _look_again(self) -> None:
         self._loop.call_later(_LOOK_INTERVAL, self._look_again)
+        self._terminal.look()
         self._look()
         self._totals.send()
 
@@ -411,17 +414,15 @@ class Supervisor:
             try:
                 pid, status = os.waitpid(made.pid, os.WNOHANG)
             except ChildProcessError:
-                # A library of the application, which was loaded before the forks,
-                # waits for whatever ends.
-                self._ended(made, 1)
-                continue
+                # A library of a preloaded application waits for whatever ends.
+                pid, status = made.pid, 1 << 8
             if pid:
                 self._ended(made, os.waitstatus_to_exitcode(status))
         if os.getpid() == 1:
             self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        """Wait for those of the application: in a container they are this process's."""
+        """Wait for those of the application, which in a container are ours."""
         workers = {made.pid: made for made in self._workers.values()}
         with contextlib.suppress(ChildProcessError):
             while True:
@@ -470,7 +471,7 @@ class Supervisor:
 
     def _hung_up(self) -> None:
         # A terminal that is closed sends the same signal as an operator.
-        if self._has_terminal and not _has_terminal():
+        if self._terminal.has_hung_up():
             _logger.info("SIGHUP: the terminal is gone, stopping")
             self._drain()
         else:
@@ -596,12 +597,3 @@ class Supervisor:
             if made.record.phase in (Phase.READY, Phase.DRAINING)
         ]
         return [row for rows in await asyncio.gather(*asked) for row in rows or ()]
-
-
-def _has_terminal() -> bool:
-    """Whether there is a terminal which controls this process."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

@@ -143,6 +143,8 @@ def serve(assignment: Assignment, program: Program) -> None:
         link.failed(error)
         raise
     finally:
+        # It is about to leave; whoever signals the whole group has asked twice.
+        signal.signal(signal.SIGTERM, _ignore)
         link.close()
 
 

@@ -228,7 +228,8 @@ class Workforce:
                 _logger.warning("Worker %d ended: %s", worker.number, how)
             return
         if worker.phase is Phase.DRAINING:
-            if status:
+            # One that wasn't ready was asked to end by a signal.
+            if status and worker.ready_since < inf:
                 _logger.warning("Worker %d ended: %s", worker.number, how)
             return
         if worker.phase is Phase.STARTING and status >= 0:

@@ -205,7 +205,8 @@ class Site:
             *("site_of_test:application", "--reload", "--reload-delay", "0.1"),
             *options,
             cwd=folder,
-            environment=environment,
+            # As for most people: what Python keeps of modules mustn't be in the way.
+            environment={"PYTHONDONTWRITEBYTECODE": "", **environment},
         )
         self.server.wait_for_log("Watching|Looking twice")
 

@@ -250,6 +250,25 @@ def test_a_closed_terminal_ends_all(launch: Serve) -> None:
     assert "the terminal is gone, stopping" in server.log
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at another process")
+def test_the_supervisor_may_have_many_descriptors(launch: Serve) -> None:
+    """Each worker takes some of it: it allows itself as many as the system does."""
+    import resource
+
+    program = (
+        "import resource as r; limit = r.getrlimit(r.RLIMIT_NOFILE)[1]; "
+        "r.setrlimit(r.RLIMIT_NOFILE, (min(limit, 64), limit)); "
+        "from daphne_like.cli import CommandLineInterface as C; C.entrypoint()"
+    )
+    server = launch(
+        *(APPLICATION, "--workers", "1", "-p", "0"), program=("-c", program)
+    )
+    server.wait_for_log("Listening on")
+    soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+
+    assert hard == soft
+
+
 # -- Death -------------------------------------------------------------------------
 
 

@@ -285,6 +285,21 @@ def test_a_short_timeout_kills_nobody_who_lives() -> None:
     assert [] == told
 
 
+def test_who_is_ended_before_it_serves_has_not_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When there are fewer workers to be: it is ended by a signal, as it can't hear."""
+    company = serving(1)
+    company.workforce.scale(2)
+    company.look()
+    company.workforce.scale(1)
+    company.look()
+    company.end(2, -signal.SIGTERM)
+
+    assert "Worker 2" not in caplog.text
+    assert {1: "ready"} == company.phases
+
+
 def test_silence_is_no_fault_before_the_start_is_over() -> None:
     """Heartbeats come from the event loop, which isn't there while one imports."""
     company = Company(workers=1, timeout_worker_healthcheck=10)
