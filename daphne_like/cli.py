@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -25,6 +26,7 @@ from daphne_like.setting_kinds import Flag, Several, did_you_mean
 from daphne_like.settings import (
     KNOWN_SETTINGS,
     SECTION_TITLES,
+    ProcessSettings,
     Setting,
     Settings,
     read_toml,
@@ -203,7 +205,10 @@ class CommandLineInterface:
             from daphne_like import server
 
             load = partial(self.load_application, settings)
-            server.run(settings, load, self.make_server)
+            # All the rest is done.
+            user, group = settings.process.user, settings.process.group
+            left = replace(settings, process=ProcessSettings(user=user, group=group))
+            server.run(left, load, self.make_server)
             return 0
 
     def run_as_worker(self, assignment: Assignment) -> NoReturn:

@@ -32,6 +32,7 @@ from daphne_like.asgi.loading import as_asgi3
 from daphne_like.errors import ApplicationLoadError, SettingsError, StartError
 from daphne_like.server import Server
 from daphne_like.settings import (
+    KNOWN_SETTINGS,
     BindSettings,
     ProcessSettings,
     Settings,
@@ -101,6 +102,9 @@ _WITHOUT_EFFECT = (
     *("strip_header_spaces", "threads", "worker_connections"),
 )
 
+# Of ours.
+_GUNICORNS_SECTIONS = ("bind", "process", "workers")
+
 # A variable of the environ of WSGI, which isn't there.
 _ENVIRON_ATOM = re.compile(r"%\(\{[^}]*\}e\)s")
 
@@ -168,6 +172,16 @@ def settings_of(cfg: Any, environ: Mapping[str, str]) -> Settings:
     )
 
 
+def _idle_variables(settings: Settings) -> list[str]:
+    """Return our variables about addresses, processes and workers."""
+    return [
+        definition.environment_variable
+        for name, source in settings.sources.items()
+        if (definition := KNOWN_SETTINGS[name]).section in _GUNICORNS_SECTIONS
+        and source == f"environment {definition.environment_variable}"
+    ]
+
+
 def _given(cfg: Any) -> dict[str, Any]:
     """Return what isn't as it is by default."""
     defaults = gunicorn.config.Config().settings
@@ -209,13 +223,15 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             RuntimeError: It can't be served by; Gunicorn prints the reason.
         """
         try:
-            settings_of(cfg, os.environ)
+            settings = settings_of(cfg, os.environ)
         except SettingsError as error:
             raise RuntimeError(str(error)) from None
         given = _given(cfg)
         for name in _WITHOUT_EFFECT:
             if name in given:
                 log.warning("%s has no effect with the worker daphne_like", name)
+        for variable in _idle_variables(settings):
+            log.warning("%s has no effect: that is Gunicorn's to do", variable)
 
     def init_process(self) -> None:
         """Prepare the process, load the application, and serve until the end."""

@@ -7,7 +7,8 @@ addresses are bound and before the application is imported. From then on nothing
 root is left, neither in this process nor in its workers, which are started after that.
 
 The program ``daphne-like`` does all this, :func:`daphne_like.run` the last step alone;
-``twistd`` has options of its own for most of it.
+``twistd`` has options of its own for most of it. Who doesn't do a step refuses its
+settings (:func:`refuse`).
 
 Tests: ``tests/unit/test_process_setup.py``, ``tests/integration/test_process_setup.py``.
 """
@@ -19,7 +20,7 @@ import logging
 import os
 import stat
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ __all__ = [
     "PidFile",
     "become_user",
     "import_late_modules",
+    "refuse",
     "set_title",
     "set_up",
     "will_become_user",
@@ -98,6 +100,18 @@ def set_up(settings: Settings) -> Settings:
     except OSError as error:
         raise SettingsError(f"chdir: {process.chdir}: {error.strerror}") from None
     return replace(settings, process=replace(process, chdir=None))
+
+
+def refuse(settings: ProcessSettings, reason: str) -> None:
+    """
+    Refuse whatever is set, where nobody would obey it.
+
+    Raises:
+        SettingsError: Something is set; the name comes before the reason.
+    """
+    for item in fields(settings):
+        if getattr(settings, item.name) != item.default:
+            raise SettingsError(f"{item.name} {reason}")
 
 
 def set_title(settings: ProcessSettings, role: str = "") -> None:
@@ -317,7 +331,8 @@ class PidFile:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._path = path
+        # Whatever the application does, it is found again at the end.
+        self._path = None if path is None else os.path.abspath(path)  # noqa: PTH100
         self._descriptor = -1
         self._owner = 0
 

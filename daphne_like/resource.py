@@ -44,6 +44,7 @@ from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
 from daphne_like.errors import LifespanFailed, RequestRejected, SettingsError
+from daphne_like.process_setup import refuse
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
 from daphne_like.protocols.interfaces import Connection, RequestHead
@@ -97,7 +98,9 @@ class ASGIResource:
         service: The life of the application.
 
     Raises:
-        SettingsError: A setting is wrong, or the reactor isn't the asyncio one.
+        SettingsError: A setting is wrong, or one which ``twisted.web`` would have to
+            obey: workers, metrics, the PROXY protocol and the like. Or the reactor
+            isn't the asyncio one.
     """
 
     isLeaf = True
@@ -119,6 +122,7 @@ class ASGIResource:
             raise SettingsError(
                 "daphne_compat: twisted.web reads the requests, as it does for Daphne"
             )
+        _refuse_what_twisted_does(settings)
         reactor.install(settings.lifecycle.loop)
         self._settings = settings
         self._forwarded = ForwardedPolicy.from_settings(settings.proxy)
@@ -162,6 +166,27 @@ class ASGIResource:
             return head, connection, max(root_path, place, key=len)
         head.parts = root_path + path, raw_path, query
         return head, connection, root_path + place
+
+
+def _refuse_what_twisted_does(settings: Settings) -> None:
+    """
+    Refuse what somebody would rely on in vain.
+
+    Raises:
+        SettingsError: There is such a setting.
+    """
+    wanted = {
+        "workers, and limits which replace them,": settings.workers.supervised,
+        "proxy_protocol": settings.proxy.proxy_protocol,
+    }
+    operations = settings.operations
+    for name in ("metrics", "control_socket", "statsd_host", "otel"):
+        wanted[name] = bool(getattr(operations, name))
+    wanted["request_id_header"] = bool(operations.request_id_header)
+    for name, is_wanted in wanted.items():
+        if is_wanted:
+            raise SettingsError(f"{name} can't be had in a tree of twisted.web")
+    refuse(settings.process, "is about the process, not a resource in it")
 
 
 # -- The life of the application ---------------------------------------------

@@ -52,9 +52,9 @@ from daphne_like.observability.logs import (
     join_daphne_loggers,
     reopen_log_files,
 )
-from daphne_like.process_setup import become_user, will_become_user
+from daphne_like.process_setup import become_user, refuse, will_become_user
 from daphne_like.serving import Serving, listen
-from daphne_like.settings import Settings
+from daphne_like.settings import ProcessSettings, Settings
 from daphne_like.winding_down import (
     Connections,
     EverySecond,
@@ -243,8 +243,10 @@ class Server(Service):
         Start as soon as the reactor runs (IService).
 
         Raises:
-            SettingsError: The reactor isn't the asyncio one.
+            SettingsError: The reactor isn't the asyncio one, or a setting is about
+                the whole process, or about several.
         """
+        self._refuse_what_takes_more()
         current = reactor.install(self.settings.lifecycle.loop)
         super().startService()  # type: ignore[no-untyped-call]
         # One turn later, since then the loop runs.
@@ -601,14 +603,11 @@ class Server(Service):
         It returns at once when :meth:`stop` was called before.
 
         Raises:
-            SettingsError: The settings want workers, and this isn't one.
+            SettingsError: The settings want workers, and this isn't one; or they
+                want what has to be done before there is a server.
             SystemExit: The server could not start; with the exit status.
         """
-        if self._supervisor is None and self.settings.workers.supervised:
-            raise SettingsError(
-                "workers, and limits which replace them, need the program daphne-like: "
-                "this server is one process"
-            )
+        self._refuse_what_takes_more()
         core = reactor.install(self.settings.lifecycle.loop)
         with self._running_lock:
             if self.abort_start:
@@ -624,6 +623,18 @@ class Server(Service):
             supervisor=self._supervisor,
         )
         self._exit_if_failed()
+
+    def _refuse_what_takes_more(self) -> None:
+        if self._supervisor is None and self.settings.workers.supervised:
+            raise SettingsError(
+                "workers, and limits which replace them, need the program daphne-like: "
+                "this server is one process"
+            )
+        refuse(
+            self.settings.process,
+            "is about the process, not a server in it: it needs the program "
+            "daphne-like, or daphne_like.run()",
+        )
 
     @property
     def _ready_early(self) -> bool:
@@ -709,10 +720,15 @@ def run(
     try:
         # And before it can start children.
         settings = process.with_sockets_of_systemd(settings)
+        refuse(
+            replace(settings.process, user=None, group=None),
+            "needs the program daphne-like",
+        )
         if will_become_user(settings.process):
             # What belongs to the application is no business of root's.
             bound = BoundEndpoints(settings)
             become_user(settings.process)
+        settings = replace(settings, process=ProcessSettings())
         if load_application is None:
             application = loading.load_application(settings.app)
         else:

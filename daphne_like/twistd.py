@@ -185,6 +185,7 @@ def _with_absolute_paths(settings: Settings) -> Settings:
         return str(Path(path).absolute())
 
     bind, tls, log = settings.bind, settings.tls, settings.log
+    operations, control_socket = settings.operations, settings.operations.control_socket
     ca_certs, access_log = tls.ssl_ca_certs, log.access_log
     return replace(
         settings,
@@ -201,6 +202,9 @@ def _with_absolute_paths(settings: Settings) -> Settings:
             if access_log in (None, "", "-", "logger")
             else absolute(access_log),
         ),
+        operations=operations
+        if control_socket is None
+        else replace(operations, control_socket=absolute(control_socket)),
     )
 
 

@@ -213,6 +213,16 @@ class WorkerSettings(Section):
             raise SettingsError("preload needs workers which are forked")
         if self.preload and not self.supervised:
             raise SettingsError("preload has no effect without workers")
+        if self.reuse_port and not self.supervised:
+            raise SettingsError("reuse_port has no effect without workers")
+        if self.limit_max_requests_jitter and not self.limit_max_requests:
+            raise SettingsError(
+                "limit_max_requests_jitter has no effect without limit_max_requests"
+            )
+        if self.max_worker_lifetime_jitter and not self.max_worker_lifetime:
+            raise SettingsError(
+                "max_worker_lifetime_jitter has no effect without max_worker_lifetime"
+            )
 
 
 @dataclass(frozen=True, slots=True)

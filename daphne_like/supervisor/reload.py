@@ -34,9 +34,11 @@ __all__ = ["Watcher", "load_or_explain"]
 
 _logger = logging.getLogger("daphne_like.server")
 
-# The same search path, whatever the supervisor was started with.
+# The same search path, whatever the supervisor was started with; and until it is there
+# not the current directory, where the application may have a module "json".
 _PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from daphne_like.supervisor.changes import main; main(sys.argv[1:])"
 )
 

@@ -17,7 +17,7 @@ import os
 import signal
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daphne_like import server
@@ -30,6 +30,7 @@ from daphne_like.operations.tables import (
 )
 from daphne_like.process_setup import set_title
 from daphne_like.server import Server
+from daphne_like.settings import ProcessSettings
 from daphne_like.supervisor.channel import Channel, Message
 from daphne_like.supervisor.orders import BEAT_INTERVAL
 from daphne_like.supervisor.orphan import LastResort
@@ -138,7 +139,9 @@ def serve(assignment: Assignment, program: Program) -> None:
         made.join_supervisor(link, assignment.sockets)
 
     try:
-        server.run(assignment.settings, load, make_server, prepare)
+        # The supervisor has seen to the process, and this one is made of it.
+        settings = replace(assignment.settings, process=ProcessSettings())
+        server.run(settings, load, make_server, prepare)
     except StartError as error:
         link.failed(error)
         raise

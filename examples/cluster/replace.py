@@ -65,7 +65,10 @@ def replace(haproxy: HAProxy, server: str, command: list[str]) -> None:
     if "UP" not in (status for other, status in statuses.items() if other != name):
         sys.exit(f"{server} is the only one that could serve; nothing was done")
     haproxy.set_state(server, "drain")
-    status = subprocess.run(command, check=False).returncode
+    try:
+        status = subprocess.run(command, check=False).returncode
+    except (OSError, KeyboardInterrupt) as error:
+        sys.exit(f"{error or 'interrupted'}; {server} is still out of service")
     if status:
         sys.exit(f"the command failed with {status}; {server} is still out of service")
     haproxy.set_state(server, "ready")
@@ -79,4 +82,7 @@ def replace(haproxy: HAProxy, server: str, command: list[str]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 4:
         sys.exit("usage: replace.py SOCKET BACKEND/SERVER COMMAND [ARGUMENT ...]")
-    replace(HAProxy(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    try:
+        replace(HAProxy(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    except OSError as error:
+        sys.exit(f"HAProxy: {sys.argv[1]}: {error.strerror or error}")

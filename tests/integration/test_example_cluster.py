@@ -364,6 +364,34 @@ def test_an_instance_that_dies_is_left_out(cluster: Cluster) -> None:
         cluster.wait_for_statuses(one="UP")
 
 
+def test_a_command_that_does_not_exist_is_one_line(cluster: Cluster) -> None:
+    """The line tells how things are left, so that somebody can go on from there."""
+    command = [CLUSTER / "replace.py", cluster.admin, "chat/one", "/no/such/command"]
+    failed = subprocess.run(command, capture_output=True, check=False, text=True)
+
+    assert 1 == failed.returncode
+    assert failed.stderr.endswith("; chat/one is still out of service\n")
+    assert 1 == failed.stderr.count("\n")
+    assert "DRAIN" == cluster.statuses()["one"]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(cluster.admin))
+        sock.sendall(b"set server chat/one state ready\n")
+        assert b"" == sock.recv(4096).strip()
+    cluster.wait_for_statuses(one="UP")
+
+
+def test_a_wrong_socket_of_haproxy_is_one_line(tmp_path: Path) -> None:
+    """Nothing is begun where HAProxy can't be told."""
+    command = [CLUSTER / "replace.py", tmp_path / "none", "chat/one", "touch", "begun"]
+    failed = subprocess.run(
+        command, capture_output=True, check=False, text=True, cwd=tmp_path
+    )
+
+    expected = f"HAProxy: {tmp_path / 'none'}: No such file or directory\n"
+    assert (1, expected) == (failed.returncode, failed.stderr)
+    assert not (tmp_path / "begun").exists()
+
+
 def test_the_last_instance_is_not_replaced(cluster: Cluster) -> None:
     """The script refuses, and says why."""
     assert 0 == cluster.instances["two"][-1].stop()
@@ -458,6 +486,8 @@ def test_pods_of_the_chat_are_what_haproxy_expects(objects: dict[str, Any]) -> N
     assert address in configuration
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert {"http": settings.bind.port, "health": int(metrics)} == ports
+    # Variables of a service named daphne-like would be taken for settings.
+    assert pod["enableServiceLinks"] is False
     # The rest is that of the configuration which the tests above have run.
     other = (CLUSTER / "haproxy.cfg").read_text("utf-8")
     for line in other.splitlines():

@@ -205,6 +205,11 @@ def test_the_manifests_are_valid() -> None:
     assert 4 == (finished.stdout + finished.stderr).count("passed for resource")
 
 
+def test_variables_of_services_are_no_settings(pod: Any) -> None:
+    """DAPHNE_LIKE_PORT=tcp://10.0.0.1:80 comes from a service of that name."""
+    assert pod["spec"]["enableServiceLinks"] is False
+
+
 def test_a_pod_has_the_time_which_its_settings_allow(pod: Any) -> None:
     """It isn't killed before the drain is over, however long that takes."""
     [container] = pod["spec"]["containers"]

@@ -76,7 +76,7 @@ class Watching:
     def until(self, text: str, caplog: pytest.LogCaptureFixture) -> None:
         """Run the loop until a text is in the log."""
         deadline = time.monotonic() + _TIMEOUT
-        while text not in caplog.text:
+        while not re.search(text, caplog.text):
             assert time.monotonic() < deadline, caplog.text
             self.loop.run_until_complete(asyncio.sleep(0.02))
 
@@ -139,6 +139,21 @@ def test_nothing_watches_when_the_supervisor_is_gone(watching: Watching) -> None
     process.stdin.close()
 
     assert 0 == process.wait(_TIMEOUT)
+
+
+def test_modules_of_the_application_are_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python runs programs like the watcher with the current directory in front."""
+    caplog.set_level("INFO")
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong one')", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with closing(asyncio.new_event_loop()) as loop:
+        watching = Watching(tmp_path, loop)
+        try:
+            watching.until("Watching|Looking twice", caplog)
+        finally:
+            watching.watcher.stop()
 
 
 def test_a_killed_watcher_is_told_of(

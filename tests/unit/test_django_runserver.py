@@ -322,6 +322,9 @@ def test_certificates(runserver: Runserver) -> None:
         ({"port": 9000}, "port has no effect with runserver.*the argument"),
         ({"application": "a:b"}, "ASGI_APPLICATION"),
         ({"log_level": "info"}, "LOGGING"),
+        ({"workers": 2}, "workers has no effect with runserver.*one process"),
+        ({"reload_dir": ["."]}, "reload_dir has no effect.*its autoreloader"),
+        ({"user": "nobody"}, "user has no effect with runserver.*whoever starts it"),
     ],
 )
 def test_wrong_settings(

@@ -174,6 +174,21 @@ def test_what_has_no_effect_is_said(caplog: pytest.LogCaptureFixture) -> None:
     ] == caplog.messages
 
 
+def test_variables_for_what_gunicorn_does_are_told_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else somebody relies on them; what platforms set for all is no wish."""
+    for name in ("LIMIT_MAX_REQUESTS", "USER", "PORT", "PING_INTERVAL"):
+        monkeypatch.setenv(f"DAPHNE_LIKE_{name}", "9")
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    Worker.check_config(configured(), logging.getLogger("test"))
+
+    assert {
+        f"DAPHNE_LIKE_{name} has no effect: that is Gunicorn's to do"
+        for name in ("LIMIT_MAX_REQUESTS", "USER", "PORT")
+    } == set(caplog.messages)
+
+
 def test_older_versions_have_lists_as_text() -> None:
     """The trusted addresses may be text with commas."""
     cfg = SimpleNamespace(

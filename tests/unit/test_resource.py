@@ -309,6 +309,28 @@ def test_settings_are_given_once(app: HandApplication) -> None:
         ASGIResource(app, settings=Settings(), root_path="/x")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("workers", 2),
+        ("reload", True),
+        ("proxy_protocol", True),
+        ("metrics", "9100"),
+        ("control_socket", "c"),
+        ("statsd_host", "localhost:8125"),
+        ("otel", True),
+        ("request_id_header", "X-Request-ID"),
+        ("user", "nobody"),
+    ],
+)
+def test_what_would_be_relied_on_in_vain_is_refused(
+    app: HandApplication, name: str, value: Any
+) -> None:
+    """Connections and processes are Twisted's: one line says what can't be had."""
+    with pytest.raises(SettingsError, match=r"twisted\.web|about the process"):
+        ASGIResource(app, **{name: value})
+
+
 def test_leniency_can_not_be_asked_for(app: HandApplication) -> None:
     """twisted.web reads the requests, and takes what it takes."""
     with pytest.raises(SettingsError, match="daphne_compat"):

@@ -889,6 +889,34 @@ def test_one_server_is_no_workers() -> None:
         made.run()
 
 
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"workers": 2}, "workers, and limits which replace them, need the program"),
+        ({"limit_max_requests": 9}, "workers, and limits which replace them, need"),
+        ({"user": "nobody"}, "user is about the process, not a server in it"),
+        ({"pid_file": "a.pid"}, "pid_file is about the process"),
+        ({"umask": "077"}, "umask is about the process"),
+        ({"core_dumps": False}, "core_dumps is about the process"),
+    ],
+)
+def test_a_server_is_no_process(setting: dict[str, Any], error: str) -> None:
+    """Who believes to have become nobody, or many, isn't served as root, or as one."""
+    made = Server(cast("Any", None), port=0, **setting)
+
+    with pytest.raises(SettingsError, match=error):
+        made.run()
+    with pytest.raises(SettingsError, match=error):
+        made.startService()
+    assert not made.running
+
+
+def test_run_refuses_what_the_program_does_before() -> None:
+    """`daphne_like.run()` can change the user, and nothing of all the rest."""
+    with pytest.raises(SettingsError, match="pid_file needs the program daphne-like"):
+        server.run(Settings.of(pid_file="a.pid"))
+
+
 def test_running_a_server(site: Site, runs: list[Any]) -> None:
     """`Server.run()` returns in the end; the settings say how it runs."""
     made = Server(site, loop="asyncio", verbosity=3, signal_handlers=False)
@@ -994,7 +1022,7 @@ def test_a_process_installs_the_reactor_before_it_loads_the_application(
 
     *before, (made, _, _) = runs
     assert ["asyncio", "bridged", "loaded", "asyncio"] == before
-    assert made.settings is settings
+    assert settings == made.settings
 
 
 @pytest.fixture

@@ -68,6 +68,9 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "ssl_cert_reqs": st.sampled_from(["optional", "required"]),
     "ssl_ca_certs": st.text(_LINE, min_size=1),
     "preload": st.just(False),
+    "reuse_port": st.just(False),
+    "limit_max_requests_jitter": st.just(0),
+    "max_worker_lifetime_jitter": st.just(0),
     "metrics": st.sampled_from(["9100", "0.0.0.0:9100"]),
     "statsd_host": st.sampled_from(["localhost:8125"]),
     "statsd_prefix": st.sampled_from(["", "site", "site.web-1"]),
@@ -626,9 +629,12 @@ def test_what_needs_a_supervisor_gets_one(overrides: dict[str, Any]) -> None:
         {"reload": True, "preload": True},
         {"workers": 2, "preload": True, "worker_start": "spawn"},
         {"preload": True},
+        {"reuse_port": True},
+        {"workers": 2, "limit_max_requests_jitter": 9},
+        {"limit_max_requests": 9, "max_worker_lifetime_jitter": 9},
     ],
 )
 def test_settings_of_workers_which_do_not_fit(overrides: dict[str, Any]) -> None:
     """A setting that could have no effect is an error."""
-    with pytest.raises(SettingsError, match="preload"):
+    with pytest.raises(SettingsError, match=r"exclude|has no effect without|needs"):
         Settings.of(**overrides)

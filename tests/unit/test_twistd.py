@@ -222,12 +222,13 @@ def test_paths_mean_what_they_mean_at_the_start(make: Make, tmp_path: Path) -> N
     """The directory may be another one when files are opened."""
     settings = make(
         *("-u", "s", "--access-log", "access.log"),
-        *("--root-path", "here"),
+        *("--root-path", "here", "--control-socket", "c"),
         APPLICATION,
     )._server.settings
 
     assert (str(tmp_path / "s"),) == settings.bind.unix_socket
     assert str(tmp_path / "access.log") == settings.log.access_log
+    assert str(tmp_path / "c") == settings.operations.control_socket
     assert "here" == settings.app.root_path
 
 

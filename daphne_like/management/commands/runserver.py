@@ -124,6 +124,14 @@ _TAKEN = {
         ("application", "factory", "app_dir", "interface"), "ASGI_APPLICATION"
     ),
     **dict.fromkeys(("verbosity", "log_level", "log_config", "log_fmt"), "LOGGING"),
+    **{
+        name: {
+            "workers": "one process, and its autoreloader",
+            "process": "whoever starts it",
+        }[definition.section]
+        for name, definition in KNOWN_SETTINGS.items()
+        if definition.section in ("workers", "process")
+    },
 }
 
 # The autoreloader ends a process so that is to be started again.
