@@ -606,7 +606,7 @@ def test_as_many_files_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     # macOS: 256, as long as nobody asks for a number.
     limits[:] = [(256, -1)]
     monkeypatch.setattr(resource, "setrlimit", refuse_most)
-    process._raise_descriptor_limit()
+    process.raise_descriptor_limit()
     assert [(256, -1), (10240, -1)] == limits
 
     def refuse(_: int, both: object) -> None:
