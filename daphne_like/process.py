@@ -43,6 +43,7 @@ __all__ = [
     "Superior",
     "join_reactor",
     "notifier_of_systemd",
+    "raise_descriptor_limit",
     "run_until_stopped",
     "with_sockets_of_systemd",
 ]
@@ -146,7 +147,7 @@ def run_until_stopped(
     threads = _thread_count()
     reactor = install(loop)
     bridge_twisted_logging()
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     _Process(server, reactor, threads, debug, supervisor).run(signal_handlers)
 
 
@@ -198,7 +199,7 @@ def join_reactor(server: Runnable, loop: str = "auto", *, debug: bool = False) -
     """
     threads = _thread_count()
     reactor = install(loop)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     process = _Process(server, reactor, threads, debug)
     process.join(signal_handlers=True, shut_down=process.shut_down_for_good)
 
@@ -434,7 +435,7 @@ def _descriptor_limit() -> int | None:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     """Allow as many connections as the system lets this process have."""
     try:
         import resource

@@ -90,6 +90,7 @@ def set_up(settings: Settings) -> Settings:
         set_title(process)
     if not process.core_dumps:
         _prevent_core_dumps()
+        _become_undumpable()
     if process.umask is not None:
         os.umask(process.umask)
     if process.chdir is None:
@@ -138,18 +139,35 @@ def set_title(settings: ProcessSettings, role: str = "") -> None:
 
 
 def _prevent_core_dumps() -> None:
-    """Leave no image of the memory, neither of this process nor of its children."""
+    """
+    Let no core be written, neither of this process nor of its children.
+
+    Raises:
+        SettingsError: The system doesn't let us.
+    """
     try:
         import resource
     except ImportError:
         return  # Windows has none
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if resource.getrlimit(resource.RLIMIT_CORE) == (0, 0):
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ValueError, OSError) as error:
+        # A filter of system calls, such as systemd's SystemCallFilter=.
+        raise SettingsError(f"core_dumps: the limit can't be set: {error}") from None
+
+
+def _become_undumpable() -> None:
+    """
+    Let nobody take an image of this process's memory.
+
+    core(5): the limit isn't looked at when dumps are piped to a program, as
+    systemd-coredump is one. This also keeps debuggers out, and is inherited by forks.
+    """
     if sys.platform == "linux":
         import ctypes
 
-        # core(5): the limit isn't looked at when dumps are piped to a program, as
-        # systemd-coredump is one. This one also keeps debuggers out, and is
-        # inherited by forks.
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -207,14 +225,22 @@ def become_user(settings: ProcessSettings) -> None:
         os.setgid(identity.gid)
         if identity.uid is not None:
             os.setuid(identity.uid)
-    except PermissionError:
+    except (OSError, OverflowError) as error:
         what = "group" if identity.uid is None else "user"
-        raise SettingsError(
-            f"{what}: only root can become another one, and this is user "
-            f"{os.geteuid()} of group {os.getegid()}"
-        ) from None
+        who = f"user {os.geteuid()} of group {os.getegid()}"
+        if isinstance(error, PermissionError) and os.geteuid():
+            reason = f"only root can become another one, and this is {who}"
+        else:
+            # Numbers which are too large, or unknown in a namespace of users.
+            wanted = "" if identity.uid is None else f"user {identity.uid} of "
+            reason = f"{who} can't become {wanted}group {identity.gid}: {error}"
+        raise SettingsError(f"{what}: {reason}") from None
     if not _is(identity) or _is_root_again(identity):
         raise StartError("The privileges of root are not given up; nothing is served")
+    if not settings.core_dumps:
+        # Linux decides anew with each change of the user (prctl(2), PR_SET_DUMPABLE,
+        # and /proc/sys/fs/suid_dumpable).
+        _become_undumpable()
     if identity.name:
         os.environ.update(HOME=identity.home, LOGNAME=identity.name, USER=identity.name)
     _logger.info("User is now %d, group %d", os.getuid(), os.getgid())
@@ -263,7 +289,8 @@ def _group_id(group: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    # No number of a user has more than ten digits.
+    return int(text[:20]) if text.isascii() and text.isdigit() else None
 
 
 def _is(identity: _Identity) -> bool:
@@ -317,13 +344,15 @@ class PidFile:
         """
         path = self._path
         if path is not None:
+            self._owner = os.getpid()
             try:
                 self._descriptor = _locked(path)
+                os.ftruncate(self._descriptor, 0)
+                os.write(self._descriptor, b"%d\n" % self._owner)
             except OSError as error:
+                if self._descriptor >= 0:
+                    self.__exit__()
                 raise StartError(f"pid_file: {path}: {error.strerror}") from None
-            self._owner = os.getpid()
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, b"%d\n" % self._owner)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -542,18 +542,20 @@ class Server(Service):
         if not self._serving.is_set():
             self.force()  # the start has failed
         await give_notice(notice)
-        await self._stop_listening()
+        stopped = await self._stop_listening()
         settings, impatience = self.settings.lifecycle, self._patience_lost
         patience = settings.timeout_graceful_shutdown
-        await take_last_requests(self.connections, patience, impatience)
+        await take_last_requests(self.connections, stopped, patience, impatience)
         await wind_down(self.connections, manager, notice, settings, impatience)
 
-    async def _stop_listening(self) -> None:
+    async def _stop_listening(self) -> Sequence[LoopPort]:
+        """Accept no more; return what may have connections which haven't begun."""
         listeners, self.listeners = self.listeners, []
         for port in listeners:
             stopped = port.stopListening()
             if isinstance(stopped, Deferred):
                 await stopped.asFuture(asyncio.get_running_loop())
+        return [port for port in listeners if isinstance(port, LoopPort)]
 
     # -- Addresses -------------------------------------------------------------
 

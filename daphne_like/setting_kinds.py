@@ -35,6 +35,7 @@ __all__ = [
     "header_value",
     "host_and_port",
     "log_format",
+    "statsd_prefix",
     "trusted_peer",
 ]
 
@@ -465,6 +466,20 @@ def host_and_port(text: str) -> str:
     if match is None or int(match[2]) > 65535:
         raise ValueError(f"must be PORT or HOST:PORT, not {text!r}")
     return text
+
+
+def statsd_prefix(text: str) -> str:
+    """
+    Return a prefix of names without points at its end.
+
+    Raises:
+        ValueError: It can't be part of a name.
+
+    Source: the statsd protocol, whose lines are ``name:value|type|@rate|#tags``.
+    """
+    if not re.fullmatch(r"[!-~]+", text) or set(":|@#") & set(text):
+        raise ValueError(f"must be ASCII without spaces, :, |, @ and #, not {text!r}")
+    return text.rstrip(".")
 
 
 def trusted_peer(text: str) -> str:

@@ -15,8 +15,9 @@ import logging
 import time
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from daphne_like.listeners.pending import LAST_TIMEOUT
 from daphne_like.protocols.interfaces import LiveConnection
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "FLUSH_TIMEOUT",
     "Connections",
     "EverySecond",
+    "StoppedListener",
     "give_notice",
     "longest_stop",
     "take_last_requests",
@@ -57,6 +59,16 @@ _LAST_REQUESTS_TIMEOUT = 0.1
 _TURNS_TO_CONNECT = 4
 # Until a task has heard of the notice by a task of its own, and has said something.
 _TURNS_TO_HEAR = 4
+
+
+class StoppedListener(Protocol):
+    """A listener which accepts no more: :class:`daphne_like.listeners.ports.LoopPort`."""
+
+    async def begun(self) -> None:
+        """Wait until those which were accepted have begun, or won't ever."""
+
+    def cut(self) -> None:
+        """Give up those which haven't begun."""
 
 
 class Connections(set[LiveConnection]):
@@ -135,7 +147,8 @@ class EverySecond:
 def longest_stop(settings: Settings) -> float:
     """Tell how many seconds a server may take to stop."""
     return (
-        settings.lifecycle.timeout_graceful_shutdown
+        LAST_TIMEOUT
+        + settings.lifecycle.timeout_graceful_shutdown
         + CANCEL_TIMEOUT
         + 2 * FLUSH_TIMEOUT
         + (settings.app.timeout_shutdown or inf)
@@ -150,7 +163,10 @@ async def give_notice(notice: DrainNotice) -> None:
 
 
 async def take_last_requests(
-    connections: Connections, timeout: float, impatience: asyncio.Event
+    connections: Connections,
+    listeners: Sequence[StoppedListener],
+    timeout: float,
+    impatience: asyncio.Event,
 ) -> None:
     """
     Let those who connected at the last moment send what they have come for.
@@ -161,12 +177,22 @@ async def take_last_requests(
 
     Args:
         connections: The live ones; no socket listens any more.
+        listeners: May have others, which haven't begun: with TLS, that takes the
+            round trips of a handshake.
         timeout: Seconds which they may take at most.
         impatience: Set when nobody wants to wait any longer.
     """
     connections.last_call()
     for _ in range(_TURNS_TO_CONNECT):
         await asyncio.sleep(0)
+
+    async def all_begun() -> None:
+        for listener in listeners:
+            await listener.begun()
+
+    await _unless(impatience, min(LAST_TIMEOUT, timeout), all_begun())
+    for listener in listeners:
+        listener.cut()
     patience = min(_LAST_REQUESTS_TIMEOUT, timeout)
     if connections and patience:
         await _within(patience, impatience.wait())
@@ -236,12 +262,19 @@ async def _wait_patiently(
 
     # Not for what ends by itself in an instant.
     explaining = asyncio.get_running_loop().call_later(_NOTICED_WAIT, explain)
+    await _unless(impatience, timeout, all_quiet())
+    explaining.cancel()
+
+
+async def _unless(
+    impatience: asyncio.Event, timeout: float, awaitable: Coroutine[Any, Any, object]
+) -> None:
+    """Wait for something, but not too long, and no longer than one has patience."""
     waits = [
-        asyncio.ensure_future(all_quiet()),
+        asyncio.ensure_future(awaitable),
         asyncio.ensure_future(impatience.wait()),
     ]
     await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    explaining.cancel()
     for wait in waits:
         wait.cancel()
 

@@ -82,6 +82,11 @@ _AUTHORITY = re.compile(
 )
 
 
+# What would make another host of it in a link or a redirect: two slashes, and what
+# browsers take for that, since they drop control characters and turn backslashes.
+_LEADS_AWAY = re.compile(r"/[/\\]|.*[\x00-\x1f\x7f]", re.DOTALL)
+
+
 class Forwarded(NamedTuple):
     """What the scope shall show of the connection and the head."""
 
@@ -191,13 +196,14 @@ class ForwardedPolicy:
         """Read where the application is published; None when nobody says that."""
         if prefixes := told.get(self.prefix_header):
             prefix = _decoded(_last_element(prefixes)).rstrip("/")
-            # Two slashes would make a host of what follows, in a redirect.
-            if re.match(r"/[^/\\]|\Z", prefix):
+            if prefix[:1] in ("", "/") and not _LEADS_AWAY.match(prefix):
                 return prefix
         if root_paths := told.get(_ROOT_PATH):
             # The last one is the nearest proxy's, should an earlier one have passed
             # a client's header on.
-            return _decoded(root_paths[-1])
+            root_path = _decoded(root_paths[-1])
+            if not _LEADS_AWAY.match(root_path):
+                return root_path
         return None
 
     def _client(self, addresses: list[bytes], ports: list[bytes]) -> Address | None:

@@ -491,10 +491,10 @@ class HTTPStream(Exchange):
         self._finish()
         self._sender.send_response(self, body, True)
 
-    def refuse(self, status: int) -> None:
+    def refuse(self, status: int, fields: tuple[Header, ...] = ()) -> None:
         """Answer without a body in the application's stead, and close."""
         self.status = status
-        self.fields = ResponseFields((), close=True)
+        self.fields = ResponseFields(fields, close=True)
         self.content_length = 0
         self._finish()
         self._sender.send_response(self, b"", True)

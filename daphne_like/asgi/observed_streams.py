@@ -105,13 +105,10 @@ class _IdentifiedHTTP(HTTPStream):
         fields: tuple[Header, ...] = (),
         close: bool = False,
     ) -> None:
-        request_ids = self._context.request_ids
-        assert request_ids is not None
-        if request_ids.in_responses:
-            request_id = request_ids.of(self.head.headers)
-            assert request_id is not None
-            fields = (*fields, (request_ids.name, request_id))
-        super().answer(status, detail, fields, close)
+        super().answer(status, detail, (*fields, *_told_id(self)), close)
+
+    def refuse(self, status: int, fields: tuple[Header, ...] = ()) -> None:
+        super().refuse(status, (*fields, *_told_id(self)))
 
 
 class _IdentifiedWebSocket(WebSocketStream):
@@ -122,6 +119,10 @@ class _IdentifiedWebSocket(WebSocketStream):
     def start(self) -> None:
         _identify(self)
         super().start()
+
+    def _new_denial(self) -> HTTPStream:
+        _identify(self)
+        return _IdentifiedHTTP(self._denials, self.head, self._connection, self._sender)
 
 
 def _size(message: str | bytes) -> int:
@@ -138,3 +139,14 @@ def _identify(stream: Exchange) -> None:
     headers = request_ids.given(stream.head.headers)
     if headers is not None:
         stream.head = stream.head.with_headers(headers)
+
+
+def _told_id(stream: Exchange) -> tuple[Header, ...]:
+    """Return the field with the id for an answer of the server's, if it is to have it."""
+    request_ids = stream._context.request_ids
+    assert request_ids is not None
+    if not request_ids.in_responses:
+        return ()
+    request_id = request_ids.of(stream.head.headers)
+    assert request_id is not None
+    return ((request_ids.name, request_id),)

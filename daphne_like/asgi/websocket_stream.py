@@ -359,10 +359,11 @@ class WebSocketStream(Exchange):
     def _in_http(self) -> HTTPStream:
         """Return what answers in HTTP."""
         if self._denial is None:
-            self._denial = HTTPStream(
-                self._denials, self.head, self._connection, self._sender
-            )
+            self._denial = self._new_denial()
         return self._denial
+
+    def _new_denial(self) -> HTTPStream:
+        return HTTPStream(self._denials, self.head, self._connection, self._sender)
 
     def _denied(self, denial: HTTPStream) -> None:
         """End: the handshake was answered in HTTP."""

@@ -12,11 +12,21 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-__all__ = ["Pending", "PendingConnections"]
+__all__ = ["LAST_TIMEOUT", "Pending", "PendingConnections"]
 
 # They take memory, and mostly cause work. When there are so many, those which don't
 # even begin give way to new ones.
 _MOST_PENDING = 1024
+
+LAST_TIMEOUT = 1.0
+"""
+How long those get to begin who have connected before the listener was closed, in
+seconds: more than the round trips of a handshake take.
+"""
+
+# Those who haven't sent a byte get less: what they have come for is mostly here
+# as soon as they are.
+_LAST_IDLE_TIMEOUT = 0.1
 
 
 class Pending(Protocol):
@@ -38,17 +48,20 @@ class PendingConnections:
 
     def __init__(self) -> None:
         self.pending: dict[Pending, asyncio.TimerHandle | None] = {}
+        self._closed = False
+        self._waiters: list[asyncio.Future[None]] = []
 
     def begin(self, connection: Pending, timeout: float) -> bool:
         """Limit the time of a new connection; tell whether there is room for it."""
         if len(self.pending) >= _MOST_PENDING and not self._make_room():
             return False
-        self.limit(connection, timeout)
+        # It may come from a wait for something before this, such as a header.
+        self.limit(connection, LAST_TIMEOUT if self._closed else timeout)
         return True
 
     def limit(self, connection: Pending, timeout: float) -> None:
         """Give a connection up after so many seconds; 0 for no limit."""
-        self.end(connection)
+        self._forget(connection)
         timer = None
         if timeout:
             loop = asyncio.get_running_loop()
@@ -57,13 +70,47 @@ class PendingConnections:
 
     def end(self, connection: Pending) -> None:
         """Forget a connection which has begun, or never will."""
+        self._forget(connection)
+        if self._waiters and not self.pending:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def close(self) -> None:
+        """
+        Leave them a moment: the listener has been closed.
+
+        They were accepted, so that nobody else answers them: not a successor on the
+        same socket either.
+        """
+        self._closed = True
+        for connection in [*self.pending]:
+            self.limit(connection, LAST_TIMEOUT)
+            if connection.is_idle:
+                asyncio.get_running_loop().call_later(
+                    _LAST_IDLE_TIMEOUT, self._give_up_idle, connection
+                )
+
+    async def emptied(self) -> None:
+        """Wait until there is none."""
+        if self.pending:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def cut(self) -> None:
+        """Give them all up, now."""
+        for connection in [*self.pending]:
+            connection.give_up()
+
+    def _forget(self, connection: Pending) -> None:
         timer = self.pending.pop(connection, None)
         if timer is not None:
             timer.cancel()
 
-    def close(self) -> None:
-        """Give them all up: the listener has been closed."""
-        for connection in [*self.pending]:
+    def _give_up_idle(self, connection: Pending) -> None:
+        if connection.is_idle and connection in self.pending:
             connection.give_up()
 
     def _make_room(self) -> bool:

@@ -242,7 +242,7 @@ class SocketEndpoint:
 
             # Before TLS (section 2 of the PROXY protocol).
             headers = ProxyHeaders(self.proxy, make_transport)
-            pending.append(headers)
+            pending.insert(0, headers)
             make_protocol = headers.make_reader
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTS_PER_TURN}
@@ -280,10 +280,21 @@ class _Acceptor:
         self._pending = pending
 
     def close(self) -> None:
-        """Accept no more; cut those which haven't begun."""
+        """Accept no more; those which haven't begun have a moment to do so."""
         self._server.close()
         for connections in self._pending:
             connections.close()
+
+    async def begun(self) -> None:
+        """Wait until none is left of those which haven't begun."""
+        # In the order in which a connection goes through them.
+        for connections in self._pending:
+            await connections.emptied()
+
+    def cut(self) -> None:
+        """Give up those which haven't begun."""
+        for connections in self._pending:
+            connections.cut()
 
 
 @implementer(IListeningPort)
@@ -301,6 +312,7 @@ class LoopPort:
         self._factory = factory
         self._servers = servers
         self._sockets = sockets
+        self._stopped = False
         self._addresses = [
             twisted_address(sock, sock.getsockname()) for sock in sockets
         ]
@@ -310,13 +322,19 @@ class LoopPort:
         """Do nothing: it listens from the start (IListeningPort)."""
 
     def stopListening(self) -> Deferred[None]:
-        """Accept no more; connections go on (IListeningPort)."""
+        """
+        Accept no more; connections go on (IListeningPort).
+
+        Those which haven't begun, with their handshake for instance, have a moment
+        for it; :meth:`begun` waits for them.
+        """
         return Deferred.fromFuture(asyncio.ensure_future(self._stop()))
 
     async def _stop(self) -> None:
-        servers, self._servers = self._servers, ()
-        if not servers:
+        servers = self._servers
+        if self._stopped:
             return
+        self._stopped = True
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             loop.remove_reader(sock)
@@ -327,6 +345,16 @@ class LoopPort:
             server.close()
         self._endpoint.close()
         self._factory.doStop()
+
+    async def begun(self) -> None:
+        """Wait until those which were accepted have begun, or won't ever."""
+        for server in self._servers:
+            await server.begun()
+
+    def cut(self) -> None:
+        """Give up those which haven't begun."""
+        for server in self._servers:
+            server.cut()
 
     def getHost(self) -> IAddress:
         """Tell the first address (IListeningPort)."""

@@ -286,7 +286,12 @@ def _ipv4(address: str | bytes, port: int) -> IAddress:
 
 
 def _ipv6(address: str | bytes, port: int) -> IAddress:
-    return IPv6Address("TCP", str(IPv6(address)), _port(port))
+    found = IPv6(address)
+    # A proxy which listens for both families shows an IPv4 client as ::ffff:192.0.2.1.
+    # Elsewhere in a chain it is one of IPv4, and so it is in headers.
+    if found.ipv4_mapped is not None:
+        return _ipv4(found.ipv4_mapped.packed, port)
+    return IPv6Address("TCP", str(found), _port(port))
 
 
 def _port(port: int) -> int:

@@ -32,10 +32,6 @@ __all__ = ["ProxyHeaders", "ProxyPolicy"]
 
 _logger = logging.getLogger("daphne_like.server")
 
-# How long those may take who have connected before the listener was closed; their
-# bytes are mostly here already.
-_LAST_HEADERS_TIMEOUT = 0.1
-
 _TOO_LATE = "no complete header came in time"
 # Warned of by a listener; some hold a part of what came.
 _MOST_REASONS = 20
@@ -106,10 +102,9 @@ class ProxyHeaders(PendingConnections):
         )
 
     def close(self) -> None:
-        """Leave them a moment, so that no request is lost which is here already."""
+        """Leave them a moment."""
         self._reported.add(_TOO_LATE)  # it's no mistake now
-        for reader in [*self.pending]:
-            self.limit(reader, _LAST_HEADERS_TIMEOUT)
+        super().close()
 
 
 class _HeaderReader(asyncio.Protocol):

@@ -96,6 +96,8 @@ class Observation:
             ending.enter_context(EventLoopLag(loop, self.metrics.lagged))
         if self._statsd is not None:
             ending.callback(self._statsd.close)
+            # What came after the last second.
+            ending.callback(self.tick)
         if self.request_ids is not None:
             application = self.request_ids.applied(application)
         if self._traces:

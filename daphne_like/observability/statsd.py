@@ -47,9 +47,10 @@ class StatsD:
         host = host.strip("[]") or "127.0.0.1"
         try:
             found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: no host name at all
+            reason = getattr(error, "strerror", None) or "it is no host name"
             raise SettingsError(
-                f"statsd_host: {host} can't be found: {error.strerror}"
+                f"statsd_host: {host} can't be found: {reason}"
             ) from None
         self._family: int = found[0][0]
         self._address: Any = found[0][4]
@@ -112,7 +113,8 @@ class StatsD:
         A server of statsd counts a value with the rate 0.1 as ten.
         """
         mean = total / count * 1000
-        rate = "" if count == 1 else f"|@{1 / count:.6g}"
+        # Servers read no exponent: "1e-05" is to them a rate of 1.
+        rate = "" if count == 1 else f"|@{1 / count:.12f}".rstrip("0")
         yield f"{_in_milliseconds(name)}:{mean:.3f}|ms{rate}"
         if "request_duration_seconds" in name:
             yield f"{name.replace('request_duration_seconds', 'requests')}:{count}|c"

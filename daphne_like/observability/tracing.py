@@ -20,7 +20,7 @@ import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from daphne_like.errors import SettingsError
+from daphne_like.errors import ClientDisconnected, SettingsError
 
 try:
     from opentelemetry import context, propagate, trace
@@ -32,6 +32,8 @@ except ImportError:
     raise SettingsError(
         "otel needs OpenTelemetry: pip install 'daphne-like[otel]'"
     ) from None
+except ValueError as error:  # of OTEL_PROPAGATORS, which are looked up at once
+    raise SettingsError(f"otel: {error}") from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,10 +55,18 @@ _METHODS = frozenset(
 # Parameters which the conventions want to be hidden: they sign a URL.
 _SECRETS = re.compile(r"\b((?:AWSAccessKeyId|Signature|sig|X-Goog-Signature)=)[^&]*")
 
+# Python reads no number of thousands of digits; and exporters none above 64 bits.
+_MOST_PORT_DIGITS = 5
+
 # How long the last spans may take to be sent, in seconds.
 _SHUTDOWN_TIMEOUT = 5.0
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
+_BODIES = (
+    *("http.response.body", "http.response.pathsend", "http.response.zerocopysend"),
+    "websocket.http.response.body",
+)
+_DISCONNECTS = ("http.disconnect", "websocket.disconnect")
 
 
 class Tracing:
@@ -95,14 +105,14 @@ class Tracing:
             if not span.is_recording():
                 await application(scope, receive, send)
                 return
-            answer = _Answer(send)
+            answer = _Answer(scope["type"], receive, send)
             try:
-                await application(scope, receive, answer.send)
+                await application(scope, answer.receive, answer.send)
             except BaseException as error:
                 span.record_exception(error)
-                _finish(span, answer.status or _status_of_failure(error), error)
+                _finish(span, answer.status_after(error), error)
                 raise
-            _finish(span, answer.status, None)
+            _finish(span, answer.status_after(None), None)
 
         return traced
 
@@ -130,29 +140,61 @@ class Tracing:
 
 
 class _Answer:
-    """Passes messages on, and looks at the status."""
+    """
+    Passes messages on, and finds out which status the client gets.
 
-    __slots__ = ("_send", "status")
+    That of a response is the application's from the body on: until then the server
+    holds it back, and may answer something else.
+    """
 
-    def __init__(self, send: Send) -> None:
+    __slots__ = ("_gone", "_held", "_receive", "_send", "_status", "_type")
+
+    def __init__(self, kind: str, receive: Receive, send: Send) -> None:
+        self._type = kind
+        self._receive = receive
         self._send = send
-        self.status = 0
+        self._held = self._status = 0
+        self._gone = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] in _DISCONNECTS:
+            self._gone = True
+        return message
 
     async def send(self, message: Message) -> None:
-        await self._send(message)
+        try:
+            await self._send(message)
+        except ClientDisconnected:
+            self._gone = True
+            raise
+        except asyncio.CancelledError:
+            # It was taken, and waited for a client that is slower.
+            self._sent(message)
+            raise
+        self._sent(message)
+
+    def _sent(self, message: Message) -> None:
         # What was no message has raised.
         kind = message["type"]
         if kind in _STARTS:
-            self.status = int(message["status"])
+            self._held = int(message["status"])
+        elif kind in _BODIES:
+            self._status = self._held
         elif kind == "websocket.accept":
-            self.status = 101
-        elif kind == "websocket.close" and not self.status:
-            self.status = 403
+            self._status = 101
+        elif kind == "websocket.close" and not self._status:
+            self._status = 403
 
-
-def _status_of_failure(error: BaseException) -> int:
-    """Tell what the server answers in the application's stead."""
-    return 503 if isinstance(error, asyncio.CancelledError) else 500
+    def status_after(self, error: BaseException | None) -> int:
+        """Tell the status, once the application has ended; 0 when nobody got one."""
+        if self._status or self._gone:
+            return self._status
+        # What the server answers in the application's stead.
+        if isinstance(error, asyncio.CancelledError):
+            return 503
+        refused = error is None and not self._held and self._type == "websocket"
+        return 403 if refused else 500
 
 
 def _finish(span: Span, status: int, error: BaseException | None) -> None:
@@ -207,7 +249,7 @@ def _server(host: str | None, scope: Scope) -> tuple[str, int | None]:
     """Tell name and port by which the client asked, else those of the listener."""
     if host:
         name, _, port = host.rpartition(":")
-        if name and port.isdecimal():
+        if name and port.isdecimal() and len(port) <= _MOST_PORT_DIGITS:
             return name.strip("[]"), int(port)
         return host.strip("[]"), None
     server: tuple[str, int | None] = scope["server"] or ("", None)
@@ -257,5 +299,8 @@ def _exporter(name: str) -> SpanExporter:
     found = [*entry_points(group="opentelemetry_traces_exporter", name=name)]
     if not found:
         raise SettingsError(f"otel: the exporter {name} of traces is not installed")
-    exporter: SpanExporter = found[0].load()()
+    try:
+        exporter: SpanExporter = found[0].load()()
+    except Exception as error:  # noqa: BLE001 - exporters raise what they like
+        raise SettingsError(f"otel: the exporter {name} of traces: {error}") from None
     return exporter

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
 import os
+import re
 import socket
 import sys
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.errors import SettingsError
-from daphne_like.operations.display import lines_of, stacks_of, table_of
+from daphne_like.operations.display import lines_of, printable, stacks_of, table_of
 from daphne_like.setting_kinds import Seconds
 from daphne_like.settings import KNOWN_SETTINGS, Settings, read_toml
 
@@ -37,6 +41,9 @@ UNREACHABLE = 3
 
 # Longer than the server lets its workers think.
 _ANSWER_TIMEOUT = 15.0
+
+# A thousand workers with as many connections as one can tell of have less.
+_MOST_ANSWER_BYTES = 256 * 2**20
 
 # How often it is looked whether the server has ended.
 _POLL_INTERVAL = 0.1
@@ -78,6 +85,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: The arguments are wrong (2), or ask for help.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Paths and names may have letters which this terminal hasn't.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     options = parser.parse_args(
         arguments, argparse.Namespace(control_socket=None, config=None, json=False)
@@ -166,7 +176,7 @@ def _seconds(text: str) -> float:
 
 def _change_or_count(text: str) -> str:
     """Take ``4``, ``+1`` or ``-1``."""
-    if not text.lstrip("+-").isdigit() or len(text) - len(text.lstrip("+-")) > 1:
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"must be N, +N or -N, not {text!r}")
     return text
 
@@ -207,6 +217,11 @@ class _Connection(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
+    def cut(self) -> None:
+        """End, from another thread, what still goes on."""
+        with suppress(OSError, AttributeError):  # it has ended
+            self.sock.shutdown(socket.SHUT_RDWR)
+
 
 class _Server:
     """The server behind a control socket."""
@@ -214,9 +229,28 @@ class _Server:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def ask(self, path: str) -> Any:
-        """Return what the server tells."""
-        return self._request("GET", path)
+    def ask_facts(self, path: str) -> dict[str, Any]:
+        """Return what the server tells, names with their values."""
+        answer = self._request("GET", path)
+        if not isinstance(answer, dict):
+            raise self._stranger
+        return answer
+
+    def ask_rows(self, path: str) -> list[dict[str, Any]]:
+        """Return what the server tells, a list of the same."""
+        answer = self._request("GET", path)
+        if not isinstance(answer, list):
+            raise self._stranger
+        if not all(isinstance(row, dict) for row in answer):
+            raise self._stranger
+        return answer
+
+    def count_workers(self) -> int:
+        """Return how many there are to be."""
+        count = self.ask_facts("/status").get("workers")
+        if type(count) is not int:
+            raise self._stranger
+        return count
 
     def order(self, path: str, **arguments: object) -> None:
         """Have the server do something; it does that when this has returned."""
@@ -233,23 +267,31 @@ class _Server:
 
     def _request(self, method: str, path: str, body: str | None = None) -> Any:
         connection = _Connection(self._path)
+        # What comes byte by byte is in time for the socket's timeout, for ever.
+        limit = threading.Timer(2 * _ANSWER_TIMEOUT, connection.cut)
+        limit.daemon = True
+        limit.start()
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
-            status, text = response.status, response.read()
+            status, text = response.status, response.read(_MOST_ANSWER_BYTES)
             answer = json.loads(text)
         except OSError as error:
             raise _Failed(self._explain(error), UNREACHABLE) from None
-        except (http.client.HTTPException, ValueError):
-            raise _Failed(
-                f"{self._path}: what answers is no daphne-like", UNREACHABLE
-            ) from None
+        except (http.client.HTTPException, ValueError, RecursionError):
+            raise self._stranger from None
         finally:
+            limit.cancel()
             connection.close()
         if status >= 400:
             reason = answer.get("error") if isinstance(answer, dict) else None
-            raise _Failed(str(reason or f"status {status}"), REFUSED)
+            raise _Failed(printable(str(reason or f"status {status}")), REFUSED)
         return answer
+
+    @property
+    def _stranger(self) -> _Failed:
+        """Say that this is somebody else's socket."""
+        return _Failed(f"{self._path}: what answers is no daphne-like", UNREACHABLE)
 
     def _explain(self, error: OSError) -> str:
         if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
@@ -267,7 +309,7 @@ def _order(server: _Server, options: argparse.Namespace) -> None:
     if options.command == "scale":
         workers = int(options.workers)
         if options.workers[0] in "+-":
-            workers += server.ask("/status")["workers"]
+            workers += server.count_workers()
         if workers < 1:
             raise _Failed("at least one worker must stay", REFUSED)
         server.order("/scale", workers=workers)
@@ -291,8 +333,9 @@ def _wait_for_end(server: _Server, timeout: float) -> None:
 
 def _ask(server: _Server, command: str) -> Any:
     if command == "status":
-        return {**server.ask("/status"), "processes": server.ask("/workers")}
-    return server.ask(f"/{command}")
+        processes = server.ask_rows("/workers")
+        return {**server.ask_facts("/status"), "processes": processes}
+    return server.ask_rows(f"/{command}")
 
 
 def _answer(server: _Server, options: argparse.Namespace) -> str:

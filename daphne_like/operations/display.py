@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["cells_of", "is_number", "lines_of", "stacks_of", "table_of"]
+__all__ = ["cells_of", "is_number", "lines_of", "printable", "stacks_of", "table_of"]
 
 # The order of columns and lines. Others come behind, by their names.
 _ORDER = (
@@ -31,6 +31,9 @@ _RANKS = {name: rank for rank, name in enumerate(_ORDER)}
 _BYTE_UNITS = ("B", "K", "M", "G", "T")
 
 _NOTHING = "–"
+
+# Numbers above are no sizes and no ages, whatever their names.
+_LARGEST = 1e18
 
 
 def lines_of(facts: Mapping[str, Any]) -> str:
@@ -73,11 +76,22 @@ def stacks_of(rows: Sequence[Mapping[str, Any]]) -> str:
     blocks = []
     for row in rows:
         count = row.get("count", 1)
-        others = "" if count == 1 else f", and {count - 1} more at the same place"
+        several = isinstance(count, int) and count > 1
+        others = f", and {count - 1} more at the same place" if several else ""
         title = f"{row.get('kind')} {row.get('name')} (worker {row.get('worker')})"
-        stack = "\n".join(map(_printable, str(row.get("stack", "")).splitlines()))
-        blocks.append(f"{_printable(title)}{others}\n{stack}\n")
+        stack = "\n".join(map(printable, str(row.get("stack", "")).splitlines()))
+        blocks.append(f"{printable(title)}{others}\n{stack}\n")
     return "\n".join(blocks)
+
+
+def printable(text: str) -> str:
+    """Text which moves no cursor and changes no title of a window (CWE-150)."""
+    if text.isprintable():
+        return text
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode()
+        for mark in text
+    )
 
 
 def is_number(text: str) -> bool:
@@ -91,7 +105,7 @@ def _sorted_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _title(name: str) -> str:
-    return _printable(name.removesuffix("_bytes").replace("_", " "))
+    return printable(name.removesuffix("_bytes").replace("_", " "))
 
 
 def _text(name: str, value: Any) -> str:
@@ -99,15 +113,15 @@ def _text(name: str, value: Any) -> str:
         return _NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text("", item) for item in value) or _NOTHING
-    if isinstance(value, (int, float)):
+    if isinstance(value, list):
+        return ", ".join(printable(str(item)) for item in value) or _NOTHING
+    if isinstance(value, (int, float)) and abs(value) < _LARGEST:
         if name.endswith("_bytes"):
             return _size(value)
         if name.endswith("age"):
             return _duration(value)
         return str(value) if isinstance(value, int) else f"{value:.3g}"
-    return _printable(str(value))
+    return printable(str(value))
 
 
 def _size(count: float) -> str:
@@ -131,13 +145,3 @@ def _duration(seconds: float) -> str:
     if minutes:
         return f"{minutes}m{whole % 60:02d}s"
     return f"{whole}s"
-
-
-def _printable(text: str) -> str:
-    """Text which moves no cursor and changes no title of a window (CWE-150)."""
-    if text.isprintable():
-        return text
-    return "".join(
-        mark if mark.isprintable() else mark.encode("unicode_escape").decode()
-        for mark in text
-    )

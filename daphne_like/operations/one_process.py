@@ -6,6 +6,7 @@ Tests: ``tests/unit/operations/test_one_process.py``.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from daphne_like.server import Server
 
 __all__ = ["OneProcess"]
+
+_logger = logging.getLogger("daphne_like.server")
 
 # Its number among those which serve.
 _NUMBER = 1
@@ -120,4 +123,6 @@ class OneProcess:
 
     def drain(self) -> None:
         """Let what is in flight end, and stop."""
+        if self.phase != "draining":
+            _logger.info("Asked to drain: stopping")
         self._server.stop()

@@ -69,7 +69,7 @@ def tls_told_by_proxy(
     chain = () if client_certificate is None else (client_certificate,)
     try:
         extension = _extension(None, chain, version, cipher)
-    except ValueError:  # it is no certificate
+    except Exception:  # noqa: BLE001 - it is no certificate: ValueError, and others
         extension = _extension(None, (), version, cipher)
     extension["client_cert_error"] = client_error
     return extension

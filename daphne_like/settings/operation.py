@@ -21,6 +21,7 @@ from daphne_like.setting_kinds import (
     header_name,
     host_and_port,
     log_format,
+    statsd_prefix,
 )
 from daphne_like.settings.definition import Section, setting
 
@@ -274,7 +275,9 @@ class OperationsSettings(Section):
         "where counters are sent as statsd datagrams",
     )
     statsd_prefix: str = setting(
-        "daphne_like", Text("NAME", empty=True), "what their names begin with"
+        "daphne_like",
+        Text("NAME", empty=True, check=statsd_prefix),
+        "what their names begin with",
     )
     otel: bool = setting(
         False,

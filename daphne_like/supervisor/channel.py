@@ -81,13 +81,23 @@ class Channel:
 
         Returns:
             Whether it was taken; not so when the other side is gone, or has not
-            read for long.
+            read for long, or when it is too long.
         """
         if not self._is_open or len(self._outgoing) > _LONGEST_LINE_BYTES:
             return False
-        self._outgoing += json.dumps(message, default=str).encode() + b"\n"
+        line = json.dumps(message, default=str).encode() + b"\n"
+        if len(line) > _LONGEST_LINE_BYTES:
+            # The other side would take it for nonsense, and this one for dead.
+            _logger.error("%d bytes are too many for one message", len(line))
+            return False
+        self._outgoing += line
         self._write()
         return self._is_open
+
+    def read_rest(self) -> None:
+        """Read what is there, before it is closed: the other side has ended."""
+        while self._is_open and self._read():
+            pass
 
     def close(self) -> None:
         """Close this end; the other one is told so."""
@@ -117,16 +127,21 @@ class Channel:
             self._writing = False
             self._loop.remove_writer(self._socket)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read once; tell whether there was something."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._end()
-            return
+            return False
+        self._take(data)
+        return True
+
+    def _take(self, data: bytes) -> None:
         start = len(self._incoming)
         self._incoming += data
         if b"\n" not in data:

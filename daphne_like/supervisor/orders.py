@@ -11,6 +11,7 @@ from enum import Enum
 from math import inf
 
 __all__ = [
+    "BEAT_INTERVAL",
     "Action",
     "Cut",
     "Kill",
@@ -20,6 +21,9 @@ __all__ = [
     "Stop",
     "WorkerRecord",
 ]
+
+BEAT_INTERVAL = 1.0
+"""How often a worker shows that its event loop turns, in seconds."""
 
 # After how long it is told that a worker is still importing the application.
 _SLOW_START = 60.0

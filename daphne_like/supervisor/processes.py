@@ -101,6 +101,10 @@ class WorkerProcess:
         # of it may keep the channel.
         self._channel.attach(self._loop, received, lambda: None)
 
+    def hear_the_rest(self) -> None:
+        """Take in what it has said, and nobody has read yet."""
+        self._channel.read_rest()
+
     def ended(self, status: int) -> None:
         """Forget what led to it; its process was waited for."""
         self._has_ended = True

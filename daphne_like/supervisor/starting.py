@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import pickle
 import signal
@@ -20,26 +21,58 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.errors import SettingsError
 from daphne_like.process_setup import set_up
 from daphne_like.supervisor.channel import Channel
-from daphne_like.supervisor.worker import Assignment, Program, put_nothing_behind
+from daphne_like.supervisor.orphan import signal_of_orphans
+from daphne_like.supervisor.worker import (
+    INSPECTION_SIGNAL,
+    Assignment,
+    Program,
+    put_nothing_behind,
+)
 
 if TYPE_CHECKING:
     from selectors import BaseSelector
 
     from daphne_like.settings import Settings
 
-__all__ = ["can_fork", "check_sockets", "check_spawning", "fork", "main", "spawn"]
+__all__ = [
+    "can_fork",
+    "check_sockets",
+    "check_spawning",
+    "fork",
+    "main",
+    "nameless_file",
+    "spawn",
+]
+
+
+_logger = logging.getLogger("daphne_like.supervisor")
 
 
 def can_fork(worker_start: str) -> bool:
     """Tell what a setting means on this system."""
     return worker_start != "spawn" and hasattr(os, "fork")
+
+
+def nameless_file() -> int:
+    """
+    Return the descriptor of a new file that goes when nobody has it open.
+
+    In memory, where that is possible: there may be no place for it on any disk.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("daphne-like")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 # -- By a fork ---------------------------------------------------------------------
@@ -49,6 +82,7 @@ def fork(
     loop: asyncio.AbstractEventLoop,
     selector: BaseSelector,
     signals: Iterable[signal.Signals],
+    leave: Callable[[], None],
 ) -> int:
     """
     Fork, while the supervisor's event loop rests.
@@ -57,9 +91,19 @@ def fork(
     watches, its tasks and its signals. The selector must keep no state in the
     system, which both would share.
 
+    Args:
+        loop: The supervisor's.
+        selector: That of the loop.
+        signals: Those which the supervisor obeys.
+        leave: Gives up in the child what else is the supervisor's.
+
     Returns:
         The process id; 0 in the child.
+
+    Raises:
+        OSError: No process can be made. In the child nothing is raised.
     """
+    supervisor = os.getpid()
     # What exists is no garbage, and looking at it would copy the memory.
     gc.collect()
     gc.freeze()
@@ -69,15 +113,29 @@ def fork(
     try:
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for number in signals:
-                signal.signal(number, signal.SIG_DFL)
-            _forget(loop, selector)
+            try:
+                signal.set_wakeup_fd(-1)
+                for number in signals:
+                    signal.signal(number, signal.SIG_DFL)
+                _forget(loop, selector)
+                leave()
+            except BaseException:
+                # What follows in the caller is for the supervisor alone.
+                _logger.critical("A worker can't be one", exc_info=True)
+                os._exit(1)
+            _end_with(supervisor)
     finally:
         if pid != 0:
             gc.unfreeze()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return pid
+
+
+def _end_with(supervisor: int) -> None:
+    """End with the supervisor; until the worker knows better, at once."""
+    number = INSPECTION_SIGNAL
+    if number is not None and not signal_of_orphans(number, supervisor):
+        os._exit(1)
 
 
 def _forget(loop: asyncio.AbstractEventLoop, selector: BaseSelector) -> None:
@@ -99,6 +157,7 @@ class _Order:
     """What is passed to a program that is to be a worker."""
 
     program: type[Any]
+    supervisor: int
     number: int
     settings: Settings
     channel: int
@@ -145,13 +204,14 @@ def spawn(assignment: Assignment, program: Program) -> subprocess.Popen[bytes]:
     """
     order = _Order(
         type(program),
+        os.getpid(),
         assignment.number,
         assignment.settings,
         assignment.channel.fileno(),
         [[sock.fileno() for sock in bound] for bound in assignment.sockets],
         assignment.inspection,
     )
-    with tempfile.TemporaryFile() as file:
+    with open(nameless_file(), "w+b") as file:
         pickle.dump(order, file)
         file.seek(0)
         numbers = {number for bound in order.sockets for number in bound}
@@ -169,6 +229,7 @@ def main() -> None:
 
     with open(int(sys.argv[1]), "rb") as file:  # noqa: PTH123 - it has no path
         order: _Order = pickle.load(file)  # noqa: S301 - the supervisor has written it
+    _end_with(order.supervisor)
     numbers = [number for bound in order.sockets for number in bound]
     for number in (*numbers, order.channel, order.inspection):
         os.set_inheritable(number, False)

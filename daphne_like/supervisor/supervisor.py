@@ -22,7 +22,6 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,12 +47,15 @@ from daphne_like.supervisor.orders import (
     Stop,
 )
 from daphne_like.supervisor.processes import WorkerProcess, describe_end
+from daphne_like.supervisor.terminal import Terminal
 from daphne_like.supervisor.totals import Totals
 from daphne_like.supervisor.worker import Assignment, Program
 from daphne_like.supervisor.workforce import Workforce
 from daphne_like.winding_down import longest_stop
 
 if TYPE_CHECKING:
+    import subprocess
+
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.settings import Settings
     from daphne_like.supervisor.reload import Watcher
@@ -65,7 +67,7 @@ _logger = logging.getLogger("daphne_like.supervisor")
 # How often it looks whether something is due.
 _LOOK_INTERVAL = 1.0
 
-_LARGEST_FORCE = 1000
+_LARGEST_FORCE = 1024  # as of the setting
 
 
 def run(settings: Settings, program: Program) -> int:
@@ -141,7 +143,7 @@ class Supervisor:
         self._renewing = False
         self._urls: Sequence[str] = ()
         self._began = time.monotonic()
-        self._has_terminal = _has_terminal()
+        self._terminal = Terminal(self._loop.time)
         self._signals: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
             signal.SIGINT: lambda: self._asked_to_stop("SIGINT"),
@@ -200,6 +202,8 @@ class Supervisor:
 
     def _prepare(self) -> None:
         """Bind what all workers listen on; load the application, if so wished."""
+        # Each worker takes two descriptors here, or more of them (--reuse-port).
+        process.raise_descriptor_limit()
         self._settings = process.with_sockets_of_systemd(self._settings)
         settings = self._settings
         if not self._forks:
@@ -256,43 +260,30 @@ class Supervisor:
 
     def _start(self, slot: int) -> Assignment | None:
         """Start a worker; return its assignment in its own process, if that is a fork."""
-        with tempfile.TemporaryFile() as file:
-            inspection = os.dup(file.fileno())
-        ours, theirs = socket.socketpair()
         record = self._workforce.started(slot)
-        try:
-            sockets = self._sockets_of(slot)
-            assignment = Assignment(
-                record.number,
-                self._settings,
-                Channel(theirs),
-                sockets,
-                inspection,
-                self._application,
-            )
-            child = None
-            if self._forks:
-                pid = starting.fork(self._loop, self._selector, self._signals)
-                if pid == 0:
-                    ours.close()
-                    self._operations.close_in_child()
-                    self._totals.abandon()
-                    for other in self._workers.values():
-                        other.abandon()
-                    self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
-                    if self._watcher is not None:
-                        self._watcher.abandon()
-                    return assignment
-            else:
-                child = starting.spawn(assignment, self._program)
-                pid = child.pid
-        except (OSError, StartError) as error:
-            ours.close()
-            theirs.close()
-            os.close(inspection)
-            self._workforce.start_failed(record, str(error))
-            self._look_soon()
-            return None
+        with contextlib.ExitStack() as undoing:
+            try:
+                inspection = starting.nameless_file()
+                undoing.callback(os.close, inspection)
+                ours, theirs = socket.socketpair()
+                undoing.callback(ours.close)
+                undoing.callback(theirs.close)
+                assignment = Assignment(
+                    record.number,
+                    self._settings,
+                    Channel(theirs),
+                    self._sockets_of(slot),
+                    inspection,
+                    self._application,
+                )
+                pid, child = self._make_process(assignment, slot, ours)
+            except (OSError, StartError) as error:
+                self._workforce.start_failed(record, str(error))
+                self._look_soon()
+                return None
+            undoing.pop_all()
+        if pid == 0:
+            return assignment
         assignment.channel.close()
         channel = Channel(ours)
         made = WorkerProcess(self._loop, record, pid, channel, inspection, child=child)
@@ -300,6 +291,26 @@ class Supervisor:
         made.listen(self._heard)
         _logger.debug("%s: started", made.name)
         return None
+
+    def _make_process(
+        self, assignment: Assignment, slot: int, ours: socket.socket
+    ) -> tuple[int, subprocess.Popen[bytes] | None]:
+        """Return the process id, 0 in a fork, and what else there is to know."""
+        if not self._forks:
+            child = starting.spawn(assignment, self._program)
+            return child.pid, child
+
+        def leave() -> None:
+            ours.close()
+            self._operations.close_in_child()
+            self._totals.abandon()
+            for other in self._workers.values():
+                other.abandon()
+            self._close_sockets(self._sockets.keys() - {slot}, kept=slot)
+            if self._watcher is not None:
+                self._watcher.abandon()
+
+        return starting.fork(self._loop, self._selector, self._signals, leave), None
 
     def _close_sockets(self, slots: Iterable[int], kept: int) -> None:
         """
@@ -319,6 +330,7 @@ class Supervisor:
 
     def _look_again(self) -> None:
         self._loop.call_later(_LOOK_INTERVAL, self._look_again)
+        self._terminal.look()
         self._look()
         self._totals.send()
 
@@ -399,16 +411,30 @@ class Supervisor:
     def _reap(self) -> None:
         """Find out whose process has ended."""
         for made in list(self._workers.values()):
-            pid, status = os.waitpid(made.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(made.pid, os.WNOHANG)
+            except ChildProcessError:
+                # A library of a preloaded application waits for whatever ends.
+                pid, status = made.pid, 1 << 8
             if pid:
                 self._ended(made, os.waitstatus_to_exitcode(status))
         if os.getpid() == 1:
-            # In a container: orphans of the application are this process's.
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Wait for those of the application, which in a container are ours."""
+        workers = {made.pid: made for made in self._workers.values()}
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                if pid in workers:  # it has ended just now
+                    self._ended(workers[pid], os.waitstatus_to_exitcode(status))
 
     def _ended(self, made: WorkerProcess, status: int) -> None:
+        # What it has said at last: that it leaves, what it has counted.
+        made.hear_the_rest()
         del self._workers[made.record.number]
         made.ended(status)
         self._totals.ended(made.record.number)
@@ -428,7 +454,7 @@ class Supervisor:
         self._stop_signals += 1
         if self._stop_signals == 1:
             _logger.info("%s: stopping", name)
-            self.drain()
+            self._drain()
         elif self._stop_signals == 2:
             _logger.info("%s: not waiting any more", name)
             self._workforce.cut()
@@ -445,14 +471,14 @@ class Supervisor:
 
     def _hung_up(self) -> None:
         # A terminal that is closed sends the same signal as an operator.
-        if self._has_terminal and not _has_terminal():
+        if self._terminal.has_hung_up():
             _logger.info("SIGHUP: the terminal is gone, stopping")
-            self.drain()
+            self._drain()
         else:
             self.reload()
 
     def _scale_by(self, more: int) -> None:
-        self.scale(max(1, self._workforce.target + more))
+        self.scale(min(max(1, self._workforce.target + more), _LARGEST_FORCE))
 
     def reopen_logs(self) -> None:
         """Open log files anew, here and in all workers."""
@@ -548,6 +574,11 @@ class Supervisor:
 
     def drain(self) -> None:
         """End in good order."""
+        if not self._workforce.draining:
+            _logger.info("Asked to drain: stopping")
+        self._drain()
+
+    def _drain(self) -> None:
         if self._notifier is not None:
             self._notifier.stopping(
                 lambda: f"Stopping, workers which are left: {len(self._workers)}",
@@ -566,12 +597,3 @@ class Supervisor:
             if made.record.phase in (Phase.READY, Phase.DRAINING)
         ]
         return [row for rows in await asyncio.gather(*asked) for row in rows or ()]
-
-
-def _has_terminal() -> bool:
-    """Whether there is a terminal which controls this process."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

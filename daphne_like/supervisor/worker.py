@@ -32,6 +32,8 @@ from daphne_like.process_setup import set_title
 from daphne_like.server import Server
 from daphne_like.settings import ProcessSettings
 from daphne_like.supervisor.channel import Channel, Message
+from daphne_like.supervisor.orders import BEAT_INTERVAL
+from daphne_like.supervisor.orphan import LastResort
 
 if TYPE_CHECKING:
     import socket
@@ -49,8 +51,6 @@ __all__ = [
 ]
 
 _logger = logging.getLogger("daphne_like.server")
-
-_BEAT_INTERVAL = 1.0
 
 # How long the rows of an answer may take to be collected.
 _ANSWER_TIMEOUT = 10.0
@@ -106,6 +106,7 @@ def serve(assignment: Assignment, program: Program) -> None:
         StartError: As well.
     """
     link = Link(assignment)
+    link.last_resort = LastResort(assignment.settings)
     set_title(assignment.settings.process, f"worker {assignment.number}")
     _obey_signals(link, assignment.inspection)
     _let_forks_go(assignment)
@@ -145,6 +146,8 @@ def serve(assignment: Assignment, program: Program) -> None:
         link.failed(error)
         raise
     finally:
+        # It is about to leave; whoever signals the whole group has asked twice.
+        signal.signal(signal.SIGTERM, _ignore)
         link.close()
 
 
@@ -158,6 +161,7 @@ class Link:
     Attributes:
         server: What serves, as soon as there is one.
         loop: Its event loop, as soon as that runs.
+        last_resort: Ends the process in time when the supervisor has died.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -165,6 +169,7 @@ class Link:
         self._number = assignment.number
         self.server: Server | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.last_resort: LastResort | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -213,12 +218,16 @@ class Link:
         self._over = True
         if self._beat_timer is not None:
             self._beat_timer.cancel()
+        if self.last_resort is not None:
+            self.last_resort.loop_ended()
         self._channel.send(message="closing", metrics=self._metrics())
 
     def _beat(self) -> None:
         """Show that the event loop turns, and how this process is."""
         assert self.loop is not None
-        self._beat_timer = self.loop.call_later(_BEAT_INTERVAL, self._beat)
+        self._beat_timer = self.loop.call_later(BEAT_INTERVAL, self._beat)
+        if self.last_resort is not None:
+            self.last_resort.beat()
         self._channel.send(message="beat", **self._load())
 
     def _load(self) -> Mapping[str, object]:
@@ -253,8 +262,11 @@ class Link:
             answer = await asyncio.wait_for(command(self, message), _ANSWER_TIMEOUT)
         except Exception:
             _logger.exception("What the supervisor asks for can't be done: %s", message)
-        if "id" in message:
-            self._channel.send(message="answer", id=message["id"], answer=answer)
+        if "id" not in message:
+            return
+        number = message["id"]
+        if not self._channel.send(message="answer", id=number, answer=answer):
+            self._channel.send(message="answer", id=number, answer=None)
 
     async def _drain(self, message: Message) -> None:
         assert self.server is not None
@@ -288,6 +300,8 @@ class Link:
             _logger.critical(
                 "Worker %d: the supervisor has gone, stopping", self._number
             )
+        if self.last_resort is not None:
+            self.last_resort.begin()
         if self.server is not None:
             self.server.stop()
 
@@ -322,6 +336,10 @@ def _obey_signals(link: Link, inspection: int) -> None:
         return
 
     def write_tasks(number: int, frame: object) -> None:
+        # It also comes from the system: see signal_of_orphans().
+        if link.last_resort is not None and link.last_resort.is_orphan:
+            link.last_resort.begin()
+            return
         os.write(inspection, describe_tasks(link.loop).encode("utf-8", "replace"))
 
     signal.signal(INSPECTION_SIGNAL, write_tasks)

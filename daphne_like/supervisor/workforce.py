@@ -22,6 +22,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from daphne_like.supervisor.orders import (
+    BEAT_INTERVAL,
     Action,
     Cut,
     Kill,
@@ -31,6 +32,7 @@ from daphne_like.supervisor.orders import (
     Stop,
     WorkerRecord,
 )
+from daphne_like.supervisor.orphan import STOP_RESERVE
 
 if TYPE_CHECKING:
     from daphne_like.settings import WorkerSettings
@@ -48,9 +50,6 @@ _MOST_EARLY_DEATHS = 6
 
 # How long it waits before the next attempt: 0, 1, 2, 4 ... seconds.
 _LONGEST_PAUSE = 30.0
-
-# What the end of a worker takes beyond its own deadlines, in seconds.
-_STOP_RESERVE = 5.0
 
 # The exit status of a worker whose application refuses to start.
 _REFUSED = 3
@@ -160,7 +159,7 @@ class Workforce:
     def starting(self, worker: WorkerRecord, longest: float) -> None:
         """Take note that it has loaded the application, whose start takes at most so."""
         if longest:
-            worker.start_deadline = self._clock() + longest + _STOP_RESERVE
+            worker.start_deadline = self._clock() + longest + STOP_RESERVE
 
     def became_ready(self, worker: WorkerRecord) -> None:
         """Let a worker serve, and those before it in its slot go."""
@@ -206,13 +205,13 @@ class Workforce:
     def fell_silent(self, worker: WorkerRecord) -> None:
         """Take note that the worker's loop has ended in good order."""
         worker.beats = False
-        worker.stop_deadline = min(worker.stop_deadline, self._clock() + _STOP_RESERVE)
+        worker.stop_deadline = min(worker.stop_deadline, self._clock() + STOP_RESERVE)
 
     def leaves(self, worker: WorkerRecord) -> None:
         """Take note that the worker drains of its own accord."""
         if worker.phase is Phase.READY:
             worker.phase = Phase.DRAINING
-            worker.stop_deadline = self._clock() + self._longest_stop + _STOP_RESERVE
+            worker.stop_deadline = self._clock() + self._longest_stop + STOP_RESERVE
 
     def ended(self, worker: WorkerRecord, status: int, how: str) -> None:
         """
@@ -229,7 +228,8 @@ class Workforce:
                 _logger.warning("Worker %d ended: %s", worker.number, how)
             return
         if worker.phase is Phase.DRAINING:
-            if status:
+            # One that wasn't ready was asked to end by a signal.
+            if status and worker.ready_since < inf:
                 _logger.warning("Worker %d ended: %s", worker.number, how)
             return
         if worker.phase is Phase.STARTING and status >= 0:
@@ -381,7 +381,7 @@ class Workforce:
                     yield Kill(worker, worker.was_killed)
             elif self._killing:
                 yield self._kill(worker, "as asked")
-            elif worker.beats and now - worker.last_beat > silence:
+            elif worker.beats and now - worker.last_beat > BEAT_INTERVAL + silence:
                 if not self.draining:
                     self._replaced("stuck")
                 yield self._kill(
@@ -425,7 +425,7 @@ class Workforce:
 
     def _stop(self, worker: WorkerRecord, now: float, *, restarting: bool) -> Stop:
         worker.phase = Phase.DRAINING
-        worker.stop_deadline = now + self._longest_stop + _STOP_RESERVE
+        worker.stop_deadline = now + self._longest_stop + STOP_RESERVE
         return Stop(worker, restarting)
 
     def _retirements(self, now: float) -> Iterator[Action]:

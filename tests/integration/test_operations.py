@@ -89,6 +89,7 @@ def test_health_from_start_to_end(launch: Serve, path: Path, ctl: Ctl) -> None:
         sock.sendall(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
         read_until(sock, b"\r\n\r\n")
         assert "draining\n" == ctl("drain").stdout
+        server.wait_for_log("Asked to drain: stopping")
         wait_until(lambda: health(url) == [200, 503, 200])
         waiting = ctl("drain", "--wait", "0")
         assert (1, "daphne-like ctl: the server has not ended yet\n") == (

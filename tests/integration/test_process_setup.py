@@ -30,20 +30,32 @@ on_linux = pytest.mark.skipif(
 pytestmark = on_linux
 
 
-# Where root has built Python in its home, nobody can import from there: shows a home
-# which differs in its permissions alone, to this process and its children.
-_READABLE = """
+# Where folders of root's alone lead to Python, to its packages or to this file, nobody
+# can import from there: shows folders without that lock, to this process and its children.
+_READABLE = f"""
 import ctypes, os, subprocess, sys
-home = os.path.expanduser("~root")
-if sys.base_prefix.startswith(home + "/") and os.stat(home).st_mode & 5 != 5:
-    if ctypes.CDLL(None, use_errno=True).unshare(0x20000):
-        sys.exit("no permission to unshare")
-    inner = home + "/" + sys.base_prefix[len(home) + 1 :].split("/")[0]
-    script = (
-        "mount --make-rprivate / && mount --bind $1 /mnt"
-        " && mount -t tmpfs -o mode=755 none $0 && mkdir $1 && mount --bind /mnt $1"
-    )
-    subprocess.run(["sh", "-c", script, home, inner], check=True)
+needed = [sys.prefix, sys.base_prefix, {str(Path(__file__).parents[2])!r}]
+
+def locked():
+    for path in needed:
+        parts = path.strip("/").split("/")
+        for count in range(1, len(parts)):
+            above = "/" + "/".join(parts[:count])
+            if os.stat(above).st_mode & 5 != 5:
+                return above
+    return None
+
+if locked() and ctypes.CDLL(None, use_errno=True).unshare(0x20000):
+    sys.exit("no permission to unshare")
+while folder := locked():
+    inside = [path for path in needed if path.startswith(folder + "/")]
+    script = ["set -e; mount --make-rprivate /; mount -t tmpfs none /mnt"]
+    for number, path in enumerate(inside):
+        script.append(f"mkdir /mnt/{{number}}; mount --bind '{{path}}' /mnt/{{number}}")
+    script.append(f"mount -t tmpfs -o mode=755 none '{{folder}}'")
+    for number, path in enumerate(inside):
+        script.append(f"mkdir -p '{{path}}'; mount --bind /mnt/{{number}} '{{path}}'")
+    subprocess.run(["sh", "-c", "; ".join(script)], check=True)
 os.execv(sys.executable, [sys.executable, "-m", "daphne_like", *sys.argv[1:]])
 """
 READABLE = ("-c", _READABLE)
@@ -136,6 +148,7 @@ def test_privileges_are_given_up(
         *APPLICATION,
         *("-p", str(port), "-u", str(path), "--user", "nobody"),
         *("--pid-file", str(pid_file), "--chdir", "/"),
+        program=READABLE,
     )
     assert stat.S_ISSOCK(path.stat().st_mode)
     for url in (f"http://127.0.0.1:{port}", f"unix:{path}"):
@@ -164,6 +177,7 @@ def test_a_key_which_the_user_cannot_read_is_found_at_the_start(
         *APPLICATION,
         *("-p", "0", "--user", "nobody", "--chdir", "/"),
         *("--ssl-certfile", str(certificate)),
+        program=READABLE,
     )
     assert 2 == server.wait()
     assert "ermission" in server.log

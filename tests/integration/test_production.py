@@ -150,6 +150,15 @@ def test_the_container_starts_what_exists(image: dict[str, list[str]]) -> None:
     compile(program[2], "HEALTHCHECK", "exec")
 
 
+def test_docker_waits_for_the_stop(image: dict[str, list[str]]) -> None:
+    """It doesn't kill a container which stops as its settings allow."""
+    [command] = image["CMD"]
+    page = (DOCS / "production.md").read_text("utf-8")
+    [timeout] = re.findall(r"^ .* --stop-timeout (\d+) .*$", page, re.MULTILINE)
+
+    assert longest_stop(settings_of(json.loads(command))) < int(timeout)
+
+
 def test_the_container_is_not_roots(image: dict[str, list[str]]) -> None:
     """Its user is a number, and owns no file of the image."""
     [user] = image["USER"]

@@ -420,6 +420,52 @@ def test_half_a_handshake_ends_at_its_deadline(
         assert b"" == _read_what_comes(sock)
 
 
+@pytest.mark.parametrize("proxy", [(), ("--proxy-protocol",)])
+def test_a_handshake_in_the_moment_of_the_end(
+    serve: Serve, files: Files, proxy: tuple[str, ...]
+) -> None:
+    """
+    Who was accepted before the server stops is answered: its handshake takes some
+    round trips, and with workers nobody else could answer it.
+    """
+    server = serve(APPLICATION, "-p", "0", "--ssl-certfile", str(files.server), *proxy)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = files.client().wrap_bio(
+        incoming, outgoing, server_hostname="localhost", server_side=False
+    )
+    with connect(server.url) as sock:
+        if proxy:
+            sock.sendall(b"PROXY TCP4 192.0.2.1 203.0.113.5 4711 443\r\n")
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+
+        server.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while is_open(server.url) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        client.write(REQUEST)
+        sock.sendall(outgoing.read())
+        incoming.write(read_to_end(sock))
+    answer = client.read(65536)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert 0 == server.wait()
+
+
+def is_open(url: str) -> bool:
+    """Tell whether anybody listens there."""
+    try:
+        connect(url).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_garbage_in_a_handshake(server: ServerProcess) -> None:
     """What begins as TLS and isn't gets an alert, or just the end."""
     with connect(server.url) as sock:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from programs import curl
 from raw_http import connect, read_to_end, read_until, split_answers
-from server_process import Serve, ServerProcess
+from server_process import LOOPS, Serve, ServerProcess
 
 APPLICATION = "applications.workers:application"
 
@@ -249,6 +250,25 @@ def test_a_closed_terminal_ends_all(launch: Serve) -> None:
     assert "the terminal is gone, stopping" in server.log
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at another process")
+def test_the_supervisor_may_have_many_descriptors(launch: Serve) -> None:
+    """Each worker takes some of it: it allows itself as many as the system does."""
+    import resource
+
+    program = (
+        "import resource as r; limit = r.getrlimit(r.RLIMIT_NOFILE)[1]; "
+        "r.setrlimit(r.RLIMIT_NOFILE, (min(limit, 64), limit)); "
+        "from daphne_like.cli import CommandLineInterface as C; C.entrypoint()"
+    )
+    server = launch(
+        *(APPLICATION, "--workers", "1", "-p", "0"), program=("-c", program)
+    )
+    server.wait_for_log("Listening on")
+    soft, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+
+    assert hard == soft
+
+
 # -- Death -------------------------------------------------------------------------
 
 
@@ -280,9 +300,54 @@ def test_workers_end_when_the_supervisor_is_killed(
 
     assert 200 == answer.status
     until(lambda: not any(map(is_alive, pids)), "the end of the workers")
+    assert_port_is_free(server)
+
+
+def assert_port_is_free(server: ServerProcess) -> None:
+    """Nobody listens on it any more."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", server.port))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_stuck_worker_ends_when_the_supervisor_is_killed(
+    serve: Serve, closing: ExitStack, start: str, loop: str
+) -> None:
+    """Its event loop can't hear of it, and nobody else would end it."""
+    server = serve(
+        APPLICATION,
+        *("--workers", "1", "--worker-start", start, "--loop", loop),
+        *("--timeout-worker-healthcheck", "1"),
+    )
+    [stuck] = workers(server)
+    ask(closing, server, "/block")
+    server.wait_for_log("application: blocking")
+    server.signal(signal.SIGKILL)
+    log = server.wait_for_log(r"(?s)Timeout \(0:00:02\).*line \d+ in block")
+
+    assert "supervisor has gone" not in log  # which the loop would have said
+    until(lambda: not is_alive(stuck), "the end of the worker")
+    assert_port_is_free(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+def test_a_worker_that_was_busy_when_the_supervisor_was_killed(
+    serve: Serve, closing: ExitStack
+) -> None:
+    """It may finish what it does, if that isn't longer than a worker may be silent."""
+    server = serve(APPLICATION, "--workers", "1", "--timeout-worker-healthcheck", "20")
+    [busy] = workers(server)
+    sock = ask(closing, server, "/nap?1")
+    server.wait_for_log("application: blocking")
+    server.signal(signal.SIGKILL)
+    [answer] = split_answers(read_to_end(sock))
+
+    assert str(busy) == answer.body.decode()
+    until(lambda: not is_alive(busy), "the end of the worker")
+    assert "Timeout" not in server.log
 
 
 @pytest.mark.parametrize("path", ["/block", "/hold"])
@@ -318,9 +383,7 @@ def test_an_application_that_forks(serve: Serve, closing: ExitStack) -> None:
 
     assert is_alive(child)
     assert is_alive(next_child)
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", server.port))
+    assert_port_is_free(server)
     for pid in (child, next_child):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -346,6 +409,24 @@ def test_an_application_that_does_not_start(
 
     assert status == server.wait()
     assert 1 == server.log.count(log)
+
+
+@pytest.mark.parametrize("what", ["raise at import", "raise in startup"])
+def test_a_dead_worker_whose_successor_does_not_start(
+    serve: Serve, mischief: Path, what: str
+) -> None:
+    """The others go on, and it is tried again until it works."""
+    server = serve(APPLICATION, "--workers", "2")
+    victim, survivor = workers(server)
+    mischief.write_text(what)
+    os.kill(victim, signal.SIGKILL)
+    server.wait_for_log("Worker . couldn't start")
+    assert survivor == int(get(server))
+    mischief.write_text("")
+    until(lambda: len({get(server) for _ in range(20)}) == 2, "a second worker")
+
+    assert survivor in workers(server)
+    assert 0 == server.stop()
 
 
 def test_an_application_that_crashes_at_import(launch: Serve, mischief: Path) -> None:

@@ -299,6 +299,19 @@ def test_the_root_path_of_a_trusted_proxy() -> None:
     assert headers == received, "the list of the request stays as received"
 
 
+@pytest.mark.parametrize(
+    "value", [b"//evil.example", b"/\\evil.example", b"/%09/evil.example", b"/%0aa"]
+)
+def test_no_root_path_is_another_host(value: bytes) -> None:
+    """
+    A client may have written it, where the proxy doesn't empty what it doesn't know:
+    redirects still lead to where it came from.
+    """
+    told = policy().resolve(PROXY, "http", [(b"daphne-root-path", value)])
+
+    assert (None, []) == (told.root_path, told.headers)
+
+
 def test_an_empty_root_path_is_one() -> None:
     """A proxy may take back the --root-path of the settings."""
     shown = policy().resolve(PROXY, "http", [(b"daphne-root-path", b"")])
@@ -372,6 +385,8 @@ def test_the_host_is_read_only_when_asked_for() -> None:
         ([b"/\\evil.example"], None),
         ([b"/%2Fevil.example"], None),
         ([b"https://evil.example"], None),
+        ([b"/%09/evil.example"], None),
+        ([b"/app%0d%0ax: y"], None),
     ],
 )
 def test_the_prefix(values: list[bytes], root_path: str | None) -> None:

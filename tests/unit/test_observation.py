@@ -70,6 +70,24 @@ def test_statsd_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one_process.metrics.snapshot()] == sent
 
 
+def test_statsd_is_told_of_the_last_requests(
+    loop: SteppedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cause: one process that stopped kept what came after the last full second."""
+    told: list[str] = []
+    statsd = "daphne_like.observability.statsd.StatsD."
+    monkeypatch.setattr(f"{statsd}send", lambda self, snapshot: told.append("all"))
+    monkeypatch.setattr(f"{statsd}close", lambda self: told.append("closed"))
+    observation = Observation(OperationsSettings(statsd_host="127.0.0.1:8125"))
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as ending:
+            observation.begin(Application(), loop, {}, ending)
+
+    loop.do(scenario())
+    assert ["all", "closed"] == told
+
+
 def test_gauges_are_those_of_the_server(loop: SteppedLoop) -> None:
     """They are asked whenever somebody looks."""
     observation = Observation(COUNTING)

@@ -119,7 +119,7 @@ def reactor(
     fake = FakeReactor(loop)
     monkeypatch.setattr(process, "install", lambda kind: fake)
     monkeypatch.setattr(process, "bridge_twisted_logging", lambda: None)
-    monkeypatch.setattr(process, "_raise_descriptor_limit", lambda: None)
+    monkeypatch.setattr(process, "raise_descriptor_limit", lambda: None)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield fake
@@ -594,8 +594,8 @@ def test_as_many_files_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = [(256, 4096)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
-    process._raise_descriptor_limit()
-    process._raise_descriptor_limit()
+    process.raise_descriptor_limit()
+    process.raise_descriptor_limit()
     assert [(256, 4096), (4096, 4096)] == limits
 
     def refuse(_: int, both: object) -> None:
@@ -603,7 +603,7 @@ def test_as_many_files_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     limits.append((256, -1))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    process._raise_descriptor_limit()
+    process.raise_descriptor_limit()
 
 
 @pytest.fixture

@@ -202,6 +202,50 @@ def test_only_root_can_become_another_user(system: System) -> None:
     assert [] == system.calls
 
 
+@pytest.mark.parametrize("error", [OSError(22, "Invalid"), OverflowError("too large")])
+@pytest.mark.parametrize(
+    ("settings", "who"),
+    [
+        ({"user": "4294967295", "group": "5"}, "user: .* user 4294967295 of group 5: "),
+        ({"group": "4294967295"}, "group: .* become group 4294967295: "),
+    ],
+)
+def test_numbers_which_nobody_can_have(
+    system: System,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    who: str,
+    error: Exception,
+) -> None:
+    """A typing error, or a number that a container doesn't know, is one line."""
+
+    def refuse(groups: list[int]) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "setgroups", refuse)
+    with pytest.raises(SettingsError, match=who):
+        become_user(Settings.of(**settings).process)
+
+
+def test_a_root_who_may_not_do_it(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the capability, or in a namespace of users, the system says why."""
+
+    def refuse(name: str, gid: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "initgroups", refuse)
+    with pytest.raises(SettingsError, match=r"user: user 0 .* Operation not permitted"):
+        become_user(ProcessSettings(user="web"))
+
+
+def test_endless_numbers(system: System) -> None:
+    """Python refuses to read those of more than 4300 digits."""
+    with pytest.raises(SettingsError, match="user: 9999"):
+        become_user(ProcessSettings(user="9" * 5000))
+
+
 def test_what_is_left_of_root_is_an_error(system: System) -> None:
     """Rather no service than one which can become root again."""
     system.is_broken = True
@@ -286,21 +330,63 @@ def test_nothing_is_changed_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings is set_up(settings)
 
 
-def test_core_dumps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither this process nor its children leave one."""
-    limits: list[object] = []
+@pytest.fixture
+def flags(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Keep what prctl() is called with, instead of calling it."""
     flags: list[object] = []
 
     class Library:
         def __init__(self, name: None) -> None:
             self.prctl = lambda *arguments: flags.append(arguments)
 
-    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
     monkeypatch.setattr("ctypes.CDLL", Library)
+    return flags
+
+
+UNDUMPABLE = [(4, 0, 0, 0, 0)] if sys.platform == "linux" else []
+
+
+def test_core_dumps(monkeypatch: pytest.MonkeyPatch, flags: list[object]) -> None:
+    """Neither this process nor its children leave one."""
+    limits: list[object] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (0, 1))
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
     set_up(Settings.of(core_dumps=False))
 
     assert [(resource.RLIMIT_CORE, (0, 0))] == limits
-    assert ([(4, 0, 0, 0, 0)] if sys.platform == "linux" else []) == flags
+    assert UNDUMPABLE == flags
+
+
+def test_core_dumps_of_another_user(system: System, flags: list[object]) -> None:
+    """
+    Linux forgets with a change of the user that there are to be none: with
+    fs.suid_dumpable=2, as where systemd-coredump is installed, there would be.
+    """
+    become_user(ProcessSettings(user="web"))
+    assert [] == flags
+
+    system.users = system.groups = (0, 0, 0)
+    become_user(ProcessSettings(user="web", core_dumps=False))
+    assert UNDUMPABLE == flags
+    assert (1001,) * 3 == system.users
+
+
+def test_a_filter_of_system_calls(
+    monkeypatch: pytest.MonkeyPatch, flags: list[object]
+) -> None:
+    """A unit may forbid what we want to do, and have done it itself (LimitCORE=0)."""
+
+    def refuse(*limit: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (0, 0))
+    set_up(Settings.of(core_dumps=False))
+    assert UNDUMPABLE == flags
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (0, 1))
+    with pytest.raises(SettingsError, match=r"core_dumps: .*not permitted"):
+        set_up(Settings.of(core_dumps=False))
 
 
 def test_titles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,6 +485,25 @@ def test_a_successors_file_stays(tmp_path: Path) -> None:
         path.rename(tmp_path / "old")
         path.write_text("5\n", "ascii")
     assert "5\n" == path.read_text("ascii")
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says so, and no empty file is left."""
+    path = tmp_path / "pid"
+
+    def refuse(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", refuse)
+        with (
+            pytest.raises(StartError, match=r"pid_file: .*pid: No space left"),
+            PidFile(str(path)),
+        ):
+            pass
+    assert not path.exists()
+    with PidFile(str(path)):
+        assert f"{os.getpid()}\n" == path.read_text("ascii")
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:

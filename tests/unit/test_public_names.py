@@ -84,6 +84,7 @@ PUBLIC_NAMES = {
         "FLUSH_TIMEOUT",
         "Connections",
         "EverySecond",
+        "StoppedListener",
         "give_notice",
         "longest_stop",
         "take_last_requests",

@@ -337,10 +337,10 @@ def test_a_request_at_the_last_moment(
 @pytest.mark.parametrize(
     ("overrides", "start", "stop"),
     [
-        ({}, 60.0, 30.0 + 8 + 30.0),
-        ({"timeout_startup": 0}, inf, 68.0),
+        ({}, 60.0, 1 + 30.0 + 8 + 30.0),
+        ({"timeout_startup": 0}, inf, 69.0),
         ({"timeout_shutdown": 0}, 60.0, inf),
-        ({"timeout_graceful_shutdown": 300}, 60.0, 338.0),
+        ({"timeout_graceful_shutdown": 300}, 60.0, 339.0),
     ],
 )
 def test_how_long_start_and_stop_may_take(

@@ -73,6 +73,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "max_worker_lifetime_jitter": st.just(0),
     "metrics": st.sampled_from(["9100", "0.0.0.0:9100"]),
     "statsd_host": st.sampled_from(["localhost:8125"]),
+    "statsd_prefix": st.sampled_from(["", "site", "site.web-1"]),
     "request_id_header": _HEADER_NAMES,
     "request_id_response": st.just(False),
     "redirect_https": st.sampled_from(["80", "localhost:80", "[::1]:8080"]),

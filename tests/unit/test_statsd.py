@@ -10,6 +10,7 @@ import pytest
 
 from daphne_like.errors import SettingsError
 from daphne_like.observability.statsd import StatsD
+from daphne_like.settings import OperationsSettings
 
 
 class Receiver:
@@ -90,6 +91,22 @@ def test_durations_are_sent_as_their_mean(statsd: StatsD, receiver: Receiver) ->
     ] == receiver.datagram()
 
 
+def test_many_durations_have_a_rate_which_servers_can_read(
+    statsd: StatsD, receiver: Receiver
+) -> None:
+    """
+    Servers know digits and a point.
+
+    Cause: from 10001 requests a second on the rate had an exponent, "9.9e-05", which
+    servers read as 9.9: hundred thousand requests became ten thousand parts of one.
+    """
+    values = {"": [0.5, 0, 100_000]}
+    statsd.send({"histograms": {"websocket_duration_seconds": values}})
+    assert [
+        "site.websocket_duration:0.005|ms|@0.00001",
+    ] == receiver.datagram()
+
+
 def test_datagrams_stay_small(statsd: StatsD, receiver: Receiver) -> None:
     """Much is sent in several, each of which fits into a packet; no line is cut."""
     names = [f"limit_{number:04}" for number in range(200)]
@@ -137,6 +154,25 @@ def test_a_port_alone_is_one_of_this_machine(receiver: Receiver) -> None:
     statsd.close()
     assert ["site.connections:1|c"] == receiver.datagram()
     assert ("::1", 8125) == StatsD("[::1]:8125", "")._address[:2]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".b"])
+def test_what_is_no_host_name_is_an_error_in_the_settings(host: str) -> None:
+    """Cause: Python raises no OSError for it, and the server ended in a traceback."""
+    with pytest.raises(SettingsError, match=f"{host} can't be found: it is no host"):
+        StatsD(f"{host}:8125", "")
+
+
+@pytest.mark.parametrize("prefix", ["é", "a b", "a:b", "a|c", "a#b", "@"])
+def test_a_prefix_which_names_can_not_have_is_an_error(prefix: str) -> None:
+    """Cause: one that isn't ASCII raised each second, and nothing was sent."""
+    with pytest.raises(SettingsError, match="must be ASCII without"):
+        OperationsSettings(statsd_prefix=prefix)
+
+
+def test_a_point_at_the_end_of_a_prefix_is_one_too_many() -> None:
+    """It is put there anyway; other servers' users write it."""
+    assert "site.web" == OperationsSettings(statsd_prefix="site.web.").statsd_prefix
 
 
 def test_an_unknown_host_is_an_error_in_the_settings(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import subprocess
 import sys
 import threading
 from contextvars import copy_context
@@ -23,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode
 
 from daphne_like.asgi.types import Message, Receive, Scope, Send
-from daphne_like.errors import SettingsError
+from daphne_like.errors import ClientDisconnected, SettingsError
 from daphne_like.observability import tracing
 from daphne_like.observability.tracing import Tracing
 
@@ -36,8 +38,11 @@ TRACEPARENT = (b"traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())
 class Application:
     """Sends messages, or raises an error, and keeps the span it runs in."""
 
-    def __init__(self, *messages: Message, error: BaseException | None = None) -> None:
+    def __init__(
+        self, *messages: Message, error: BaseException | None = None, reads: int = 0
+    ) -> None:
         self._messages = messages
+        self._reads = reads
         self._error = error
         self.contexts: list[trace.SpanContext] = []
 
@@ -46,6 +51,8 @@ class Application:
         self._note()
         # Tasks of the application's see it, too.
         await asyncio.create_task(self._in_a_task())
+        for _ in range(self._reads):
+            await receive()
         for message in self._messages:
             await send(message)
         if self._error is not None:
@@ -66,9 +73,23 @@ class Served:
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
     def request(
-        self, application: Application, *headers: tuple[bytes, bytes], **more: Any
+        self,
+        application: Application,
+        *headers: tuple[bytes, bytes],
+        received: Message | None = None,
+        raised: dict[str, BaseException] | None = None,
+        **more: Any,
     ) -> None:
-        """Run the application as the server does, in a context of its own."""
+        """
+        Run the application as the server does, in a context of its own.
+
+        Args:
+            application: What is traced.
+            headers: Of the request, beside the host.
+            received: The event which the application gets.
+            raised: What some kinds of messages lead to.
+            more: The rest of the scope, as far as it isn't the usual one.
+        """
         scope: dict[str, Any] = {
             "type": "http",
             "http_version": "1.1",
@@ -83,10 +104,12 @@ class Served:
         }
 
         async def receive() -> Message:
-            raise AssertionError
+            assert received is not None
+            return received
 
         async def send(message: Message) -> None:
-            pass
+            if raised and message["type"] in raised:
+                raise raised[message["type"]]
 
         async def scenario() -> None:
             await Tracing().applied(application)(scope, receive, send)
@@ -202,7 +225,8 @@ def test_what_clients_do_wrong_is_no_error(
     [
         ([], ValueError("wrong"), 500, "builtins.ValueError"),
         ([], asyncio.CancelledError(), 503, "asyncio.exceptions.CancelledError"),
-        ([start(200)], ValueError("wrong"), 200, "builtins.ValueError"),
+        ([start(200)], ValueError("wrong"), 500, "builtins.ValueError"),
+        ([start(200), body()], ValueError("wrong"), 200, "builtins.ValueError"),
     ],
 )
 def test_an_application_that_fails_is_one(
@@ -212,7 +236,11 @@ def test_an_application_that_fails_is_one(
     status: int,
     kind: str,
 ) -> None:
-    """The exception is in the span; the server hears of it as before."""
+    """
+    The exception is in the span; the server hears of it as before.
+
+    Cause: a response was in the span before its body, when the server answers 500.
+    """
     with pytest.raises(type(error)):
         served.request(Application(*messages, error=error))
 
@@ -227,7 +255,14 @@ def test_an_application_that_fails_is_one(
     [
         ([{"type": "websocket.accept"}, {"type": "websocket.close"}], 101),
         ([{"type": "websocket.close"}], 403),
-        ([{"type": "websocket.http.response.start", "status": 401}], 401),
+        (
+            [
+                {"type": "websocket.http.response.start", "status": 401},
+                {"type": "websocket.http.response.body"},
+            ],
+            401,
+        ),
+        ([], 403),
     ],
 )
 def test_a_websocket_is_a_span(
@@ -239,6 +274,50 @@ def test_a_websocket_is_a_span(
     assert "GET" == served.span.name
     assert status == served.attributes["http.response.status_code"]
     assert "ws" == served.attributes["url.scheme"]
+
+
+@pytest.mark.parametrize("messages", [[], [start(200)]])
+def test_an_application_that_does_not_answer_is_an_error(
+    served: Served, messages: list[Message]
+) -> None:
+    """Cause: the client got the server's 500, and the span had no status, or 200."""
+    served.request(Application(*messages))
+
+    assert 500 == served.attributes["http.response.status_code"]
+    assert StatusCode.ERROR is served.span.status.status_code
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_client_that_left_got_no_status(served: Served, kind: str) -> None:
+    """And that is nobody's error."""
+    served.request(
+        Application(reads=1), received={"type": f"{kind}.disconnect"}, type=kind
+    )
+
+    assert "http.response.status_code" not in served.attributes
+    assert StatusCode.UNSET is served.span.status.status_code
+
+
+def test_an_answer_that_waits_for_its_client_is_one(served: Served) -> None:
+    """Also when the application is cancelled then."""
+    with pytest.raises(asyncio.CancelledError):
+        served.request(
+            Application(start(200), body()),
+            raised={"http.response.body": asyncio.CancelledError()},
+        )
+
+    assert 200 == served.attributes["http.response.status_code"]
+
+
+def test_an_answer_that_nobody_gets_is_none(served: Served) -> None:
+    """The application learns it by what send() raises."""
+    with pytest.raises(ClientDisconnected):
+        served.request(
+            Application(start(200), body()),
+            raised={"http.response.start": ClientDisconnected("gone")},
+        )
+
+    assert "http.response.status_code" not in served.attributes
 
 
 def test_clients_can_not_make_up_names(served: Served) -> None:
@@ -269,6 +348,7 @@ def test_signatures_stay_secret(served: Served) -> None:
         (b"", ["192.0.2.1", 8000], "192.0.2.1", 8000),
         (b"", ["/run/server.sock", None], "/run/server.sock", None),
         (b"", None, None, None),
+        (b"a:" + b"9" * 5000, None, "a:" + "9" * 5000, None),
     ],
 )
 def test_the_server_has_the_name_which_the_client_used(
@@ -390,6 +470,41 @@ def test_an_exporter_that_hangs_is_left_behind(
     monkeypatch.setattr(provider, "force_flush", lambda timeout: release.wait(30))
     asyncio.run(made.shutdown())
     release.set()
+
+
+def test_an_exporter_that_can_not_be_made_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cause: what an exporter has against its variables ended in a traceback."""
+
+    class Refusing:
+        """An entry point."""
+
+        def load(self) -> type[Refusing]:
+            raise RuntimeError("no such file: ca.pem")
+
+    monkeypatch.setattr(tracing, "entry_points", lambda **_: [Refusing()])
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "strange")
+    monkeypatch.setattr(trace, "get_tracer_provider", ProxyTracerProvider)
+    with pytest.raises(SettingsError, match=r"otel: the exporter strange .*ca\.pem"):
+        Tracing()
+
+
+def test_unknown_propagators_are_named() -> None:
+    """Cause: OpenTelemetry looks them up when it is imported, which raised."""
+    code = (
+        "from daphne_like.errors import SettingsError\n"
+        "try: import daphne_like.observability.tracing\n"
+        "except SettingsError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OTEL_PROPAGATORS": "nope"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("otel: Propagator nope not found")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

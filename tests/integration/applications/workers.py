@@ -92,6 +92,13 @@ async def block(scope: Any) -> str:
     return ""
 
 
+async def nap(scope: Any) -> str:
+    """Block the event loop, but not for ever."""
+    say("blocking")
+    time.sleep(float(scope["query_string"]))  # noqa: ASYNC251 - a user's mistake
+    return str(os.getpid())
+
+
 async def hold(scope: Any) -> str:
     """Hold the interpreter: no other thread and no signal handler runs."""
     say("holding")
@@ -125,6 +132,7 @@ async def fork(scope: Any) -> str:
 _PATHS = {
     "/pid": pid,
     "/block": block,
+    "/nap": nap,
     "/hold": hold,
     "/wait": wait,
     "/leak": leak,

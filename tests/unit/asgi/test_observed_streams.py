@@ -318,3 +318,22 @@ def test_an_application_that_does_not_accept_is_counted(
     assert {"websocket_connect_timeout": 1} == limits(metrics)
     assert {"GET 4xx": 1} == requests(metrics)
     served.end()
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_refused_websocket_tells_the_id(loop: SteppedLoop, in_time: bool) -> None:
+    """Cause: answers to handshakes which the server makes had none."""
+    served = ServedWebSocket(
+        loop,
+        websocket={"websocket_connect_timeout": 2.0},
+        request_ids=RequestIDs("X-Request-ID", in_responses=True),
+    )
+    if in_time:
+        served.app.send({"type": "websocket.close"})
+    else:
+        served.streams.advance(4)
+
+    assert 403 == served.status
+    [made] = re.findall(rb"\r\nx-request-id: (.*)\r\n", served.head)
+    assert MADE.fullmatch(made)
+    served.end()

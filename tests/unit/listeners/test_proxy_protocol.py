@@ -62,6 +62,11 @@ def announced(data: bytes) -> Announced:
             IPv6Address("TCP", "::1", 65535),
         ),
         (
+            b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:cb00:7105 56324 443\r\n",
+            IPv4Address("TCP", "192.0.2.1", 56324),
+            IPv4Address("TCP", "203.0.113.5", 443),
+        ),
+        (
             b"PROXY TCP6 ffff:f...f:ffff".replace(b"f...f", b":".join([b"ffff"] * 6))
             + b" ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
             IPv6Address("TCP", ":".join(["ffff"] * 8), 65535),
@@ -328,6 +333,21 @@ def test_the_certificate_of_a_client(flags: int, verify: int) -> None:
     extension = told.extension(None)
     assert "Ann, of Example" == extension["ssl_client_cn"]
     assert (not verify) is extension["ssl_client_verified"]
+
+
+def test_a_certificate_of_no_known_version() -> None:
+    """A proxy which lets a client show anything can't make us raise."""
+    certificate = Authority().issue(name="Ann").certificate
+    der = certificate.public_bytes(Encoding.DER)
+    # Version 3 is number 2 (RFC 5280 section 4.1.2.1); 6 doesn't exist.
+    assert 1 == der.count(b"\xa0\x03\x02\x01\x02")
+    der = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05")
+
+    told = announced(v2(TCP4, tlvs=tls_tlv(3, {0x28: der}, 18)))
+
+    tls = told.tls_extension()
+    assert tls is not None
+    assert ((), None) == (tls["client_cert_chain"], tls["client_cert_name"])
 
 
 def test_what_is_no_certificate_is_none() -> None:

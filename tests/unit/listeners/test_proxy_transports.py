@@ -427,6 +427,35 @@ def test_a_stopping_listener_waits_for_the_last_headers(log: RecordedLog) -> Non
     assert [] == log.take()
 
 
+def test_a_moment_is_all_there_is_after_the_header(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    What comes behind a header of the last moment has a handshake of its own, and the
+    whole is over when that is.
+    """
+    monkeypatch.setattr(pending, "LAST_TIMEOUT", 0.05)
+
+    async def stop() -> None:
+        later = pending.PendingConnections()
+        later.close()
+
+        class Connection:
+            is_idle = True
+            ended = False
+
+            def give_up(self) -> None:
+                self.ended = True
+                later.end(self)
+
+        connection = Connection()
+        assert later.begin(connection, 0)
+        await later.emptied()
+        assert connection.ended
+
+    asyncio.run(asyncio.wait_for(stop(), 20))
+
+
 # With real sockets and loops
 
 

@@ -379,7 +379,7 @@ class Listening:
                 yield
             finally:
                 server.close()
-                self.handshakes.close()
+                self.handshakes.cut()
                 await turns()
 
     def trusting(self, **attributes: Any) -> ssl.SSLContext:
@@ -577,24 +577,62 @@ def test_noise_is_cut(listening: Listening, loop: str) -> None:
 
 
 @ON_LOOPS
-def test_handshakes_are_cut_when_the_server_stops(
-    listening: Listening, loop: str
+def test_a_stopping_listener_waits_for_the_last_handshakes(
+    listening: Listening, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None of those which aren't done outlives the listener."""
+    """
+    Who is about to begin when a worker is replaced isn't turned away. Who isn't has no
+    more than a moment, the silent less than those which have sent something.
+    """
+    monkeypatch.setattr(pending, "LAST_TIMEOUT", 0.3)
 
     async def scenario() -> None:
         async with listening.on(timeout=0):
             silent, half = await listening.plain(), await listening.plain()
             half[1].write(b"\x16\x03\x01")
             await listening.until_pending(2)
-            await asyncio.sleep(0.01)
+            while sum(item.is_idle for item in listening.handshakes.pending) != 1:
+                await asyncio.sleep(0.001)
             listening.handshakes.close()
+            emptied = asyncio.ensure_future(listening.handshakes.emptied())
+            # Accepted before, and connected just now.
+            reader, writer = await listening.secure()
+            writer.write(b"x")
+            assert b"x" == await reader.readexactly(1)
+            writer.close()
+
+            order = []
+            for name, (reader, writer) in {"silent": silent, "half": half}.items():
+                try:
+                    assert b"" == await reader.read()
+                except ConnectionResetError:
+                    pass
+                order.append((name, len(listening.handshakes.pending)))
+                writer.close()
+            assert [("silent", 1), ("half", 0)] == order
+            await emptied
+
+    run_on(loop, scenario())
+
+
+@ON_LOOPS
+def test_handshakes_are_cut_when_nobody_waits(listening: Listening, loop: str) -> None:
+    """None of those which aren't done outlives the server."""
+
+    async def scenario() -> None:
+        async with listening.on(timeout=0):
+            silent, half = await listening.plain(), await listening.plain()
+            half[1].write(b"\x16\x03\x01")
+            await listening.until_pending(2)
+            listening.handshakes.close()
+            listening.handshakes.cut()
             for reader, writer in (silent, half):
                 try:
                     assert b"" == await reader.read()
                 except ConnectionResetError:
                     pass
                 writer.close()
+            await listening.handshakes.emptied()
             assert not listening.handshakes.pending
 
     run_on(loop, scenario())

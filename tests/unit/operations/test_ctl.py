@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -264,6 +266,8 @@ def test_no_socket_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         ["scale"],
         ["scale", "many"],
         ["scale", "--1"],
+        ["scale", "²"],
+        ["scale", "9" * 5000],
         ["drain", "--watch"],
         ["status", "--watch", "soon"],
         ["status", "--config", "/nonexistent"],
@@ -284,36 +288,101 @@ def test_a_server_which_was_killed(run: Run, path: Path) -> None:
     assert (3, f"daphne-like ctl: no server listens on {path}\n") == (status, err)
 
 
+@contextmanager
+def somebody(path: Path, *pieces: bytes, pause: float = 0) -> Iterator[None]:
+    """Have another program listen, which says the same to everybody."""
+    other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    other.bind(str(path))
+    other.listen()
+
+    def serve() -> None:
+        while True:
+            connection, _ = other.accept()
+            with connection, suppress(OSError):
+                if not connection.recv(65536):
+                    return
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(pause)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
+            last.connect(str(path))
+        thread.join()
+        other.close()
+
+
+def ok(body: bytes) -> bytes:
+    """Write a whole answer."""
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
         (b"", "the server has hung up"),
         (b"SSH-2.0-x\r\n", "no daphne-like"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n<ok/>", "no daphne-like"),
+        (ok(b"<ok/>"), "no daphne-like"),
         (b"HTTP/1.1 502 No\r\ncontent-length: 2\r\n\r\n[]", "status 502"),
     ],
 )
 def test_somebody_else_listens(run: Run, path: Path, answer: bytes, text: str) -> None:
     """Whatever else answers there, a line tells what is wrong."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-        other.bind(str(path))
-        other.listen()
-
-        def serve() -> None:
-            connection, _ = other.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
+    with somebody(path, answer):
         status, out, err = run("workers")
-        thread.join()
     assert "" == out
     assert status in (ctl.REFUSED, ctl.UNREACHABLE)
     [line] = err.splitlines()
     assert line.startswith("daphne-like ctl: ")
     assert text in line
+
+
+@pytest.mark.parametrize("command", [["status"], ["tasks"], ["scale", "+1"]])
+@pytest.mark.parametrize(
+    "answer",
+    [b"1", b"null", b'"x"', b"[1]", b"[[]]", b'{"workers": "x"}', b"[" * 100_000],
+)
+def test_json_of_somebody_else(
+    run: Run, path: Path, command: list[str], answer: bytes
+) -> None:
+    """Cause: JSON of another shape than ours ended in a traceback."""
+    with somebody(path, ok(answer)):
+        status, out, err = run(*command)
+    assert (3, "") == (status, out)
+    assert f"daphne-like ctl: {path}: what answers is no daphne-like\n" == err
+
+
+def test_values_of_somebody_else(run: Run, path: Path) -> None:
+    """Cause: ages without end, and counts that are none, ended in a traceback."""
+    row = b'{"age": 1e999, "rss_bytes": NaN, "count": "x", "worker": 1%s}' % (
+        b"0" * 400
+    )
+    with somebody(path, ok(b"[%s]" % row)):
+        status, out, _ = run("workers")
+        assert 0 == status
+        assert "inf" in out
+        assert 0 == run("tasks")[0]
+
+
+def test_a_refusal_can_not_move_the_cursor(run: Run, path: Path) -> None:
+    """Cause: the reason which a server gives was printed as it came."""
+    answer = ok(b'{"error": "\\u001b[2J"}').replace(b"200", b"409")
+    with somebody(path, answer):
+        assert (1, "", "daphne-like ctl: \\x1b[2J\n") == run("reload")
+
+
+def test_an_answer_which_never_ends(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cause: a byte now and then was in time for ever."""
+    monkeypatch.setattr(ctl, "_ANSWER_TIMEOUT", 0.1)
+    with somebody(path, *(b"a" for _ in range(2000)), pause=0.01):
+        status, out, _ = run("status")
+    assert (3, "") == (status, out)
 
 
 def test_a_server_which_does_not_answer(
@@ -327,6 +396,19 @@ def test_a_server_which_does_not_answer(
         status, _, err = run("status")
     assert 3 == status
     assert "blocked" in err
+
+
+def test_a_terminal_which_has_few_letters(path: Path, operated: FakeOperated) -> None:
+    """Cause: in ASCII there is no dash for what isn't known, so ctl raised."""
+    operated.rows = [{"worker": 1, "rss_bytes": None}]
+    done = subprocess.run(
+        [sys.executable, "-m", "daphne_like", "ctl", "workers"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\\u2013" in done.stdout
 
 
 # -- Its start ---------------------------------------------------------------

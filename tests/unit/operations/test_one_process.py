@@ -149,14 +149,18 @@ def test_what_it_tells(folder: Path, log: RecordedLog) -> None:
     run_on("asyncio", scenario())
 
 
-def test_what_it_obeys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It drains; it reads certificates again if there are some; it stays one."""
+def test_what_it_obeys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It drains, and the log says who wanted it; it reads certificates again if there are some; it stays one."""
     server = make(Site(), folder)
     operated = OneProcess(server)
     calls: list[str] = []
     monkeypatch.setattr(server, "stop", lambda: calls.append("stop"))
     monkeypatch.setattr(server, "reload", lambda: calls.append("reload"))
+    caplog.set_level("INFO")
     operated.drain()
+    assert "Asked to drain: stopping" in caplog.text
     with pytest.raises(ValueError, match="nothing to reload"):
         operated.reload()
     monkeypatch.setattr(Server, "can_reload", True)

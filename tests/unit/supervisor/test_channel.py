@@ -143,3 +143,46 @@ def test_garbage_ends_the_channel(
         assert "garbled" in caplog.text
 
     talk(scenario)
+
+
+def test_a_message_that_is_too_long_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other side would close the channel, by which a worker ends: 80,000 rows."""
+    monkeypatch.setattr(channel, "_LONGEST_LINE_BYTES", 1000)
+
+    async def scenario(one: Side, other: Side) -> None:
+        other.attach()
+        assert not one.channel.send(answer="x" * 1000)
+        assert one.channel.send(answer=None)
+        await until(lambda: other.received)
+
+        assert [{"answer": None}] == other.received
+        assert 0 == other.lost
+        assert "too many for one message" in caplog.text
+
+    talk(scenario)
+
+
+def test_what_was_said_at_last_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process may be known before anybody has read its last words."""
+    monkeypatch.setattr(channel, "_READ_BYTES", 10)
+
+    async def scenario(one: Side, other: Side) -> None:
+        other.attach()
+        one.channel.send(message="leaving")
+        one.channel.send(message="closing")
+        one.channel.close()
+        other.channel.read_rest()
+
+        assert ["leaving", "closing"] == [m["message"] for m in other.received]
+
+    async def of_one_that_lives(one: Side, other: Side) -> None:
+        other.attach()
+        one.channel.send(message="beat")
+        other.channel.read_rest()  # it doesn't wait for more
+
+        assert [{"message": "beat"}] == other.received
+
+    talk(scenario)
+    talk(of_one_that_lives)

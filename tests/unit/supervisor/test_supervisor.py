@@ -244,7 +244,9 @@ def test_what_an_operator_can_ask(system: System) -> None:
     assert 0 == system.run(script)
 
 
-def test_signals(system: System, caplog: pytest.LogCaptureFixture) -> None:
+def test_signals(
+    system: System, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each does what it says."""
     caplog.set_level(logging.INFO)
 
@@ -258,7 +260,7 @@ def test_signals(system: System, caplog: pytest.LogCaptureFixture) -> None:
         obey[signal.SIGUSR1]()
         obey[signal.SIGUSR2]()
         await system.until(lambda: caplog.text.count("in the middle of something") == 2)
-        made._has_terminal = False
+        monkeypatch.setattr(made._terminal, "has_hung_up", lambda: False)
         obey[signal.SIGHUP]()
         await system.until(lambda: "The reload is over" in caplog.text)
         for worker in system.workers:
@@ -289,11 +291,10 @@ def test_quitting(system: System) -> None:
 
 def test_a_closed_terminal(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the server, where an operator's signal would reload it."""
-    monkeypatch.setattr(supervisor, "_has_terminal", lambda: False)
 
     async def script(made: Supervisor) -> None:
         await system.until(lambda: made.phase == "ready")
-        made._has_terminal = True
+        monkeypatch.setattr(made._terminal, "has_hung_up", lambda: True)
         made._signals[signal.SIGHUP]()
 
     assert 0 == system.run(script)
@@ -363,3 +364,20 @@ def test_settings_which_are_wrong(
         patched.setattr(sys, "platform", "win32")
         with pytest.raises(SettingsError, match="POSIX"):
             Supervisor(Settings.of(workers=2), Program())
+
+
+def test_there_is_a_largest_number_of_workers(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is that of the setting, also for TTIN, which then does nothing."""
+
+    async def script(made: Supervisor) -> None:
+        made._workforce.scale(1024)
+        made._scale_by(1)
+        assert 1024 == made._workforce.target
+        with pytest.raises(ValueError, match="from 1 to 1024"):
+            made.scale(1025)
+        made.scale(1024)
+        made._workforce.kill()
+
+    assert 0 == system.run(script)

@@ -272,6 +272,34 @@ def test_a_silent_worker_is_killed_and_replaced() -> None:
     assert [] == company.end(2, -signal.SIGKILL)
 
 
+def test_a_short_timeout_kills_nobody_who_lives() -> None:
+    """It counts from when the next beat is due; there is one in a second."""
+    company = serving(1, timeout_worker_healthcheck=0.5)
+    told = []
+    for _ in range(20):
+        company.now += 0.99
+        told += company.look()  # just before it beats
+        company.now += 0.01
+        told += company.beat(1)
+
+    assert [] == told
+
+
+def test_who_is_ended_before_it_serves_has_not_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When there are fewer workers to be: it is ended by a signal, as it can't hear."""
+    company = serving(1)
+    company.workforce.scale(2)
+    company.look()
+    company.workforce.scale(1)
+    company.look()
+    company.end(2, -signal.SIGTERM)
+
+    assert "Worker 2" not in caplog.text
+    assert {1: "ready"} == company.phases
+
+
 def test_silence_is_no_fault_before_the_start_is_over() -> None:
     """Heartbeats come from the event loop, which isn't there while one imports."""
     company = Company(workers=1, timeout_worker_healthcheck=10)
@@ -293,7 +321,7 @@ def test_nobody_is_killed_for_a_night_in_standby() -> None:
     company.now += 3600
 
     assert [] == company.look()
-    assert [] == company.wait(9, beating=False)
+    assert [] == company.wait(10, beating=False)
     assert ["inspect and kill 1", "inspect and kill 2"] == company.wait(
         2, beating=False
     )[:2]

@@ -1,0 +1,59 @@
+"""How a process becomes a worker, where that goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from daphne_like.supervisor import starting
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="workers need a POSIX system"
+)
+
+# In a process of its own, which may be forked.
+_FORKING = """
+import asyncio, os, selectors
+from daphne_like.supervisor import starting
+
+selector = selectors.PollSelector()
+loop = asyncio.SelectorEventLoop(selector)
+
+def leave():
+    raise OSError(24, "Too many open files")
+
+pid = starting.fork(loop, selector, [], leave)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_fork_that_cannot_leave_the_supervisor_behind() -> None:
+    """It ends, and doesn't go on as a second supervisor."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKING], capture_output=True, text=True, check=False
+    )
+
+    assert "1\n" == done.stdout
+    assert "Too many open files" in done.stderr
+
+
+def test_files_without_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory where that can be had: the disk may be full, or no place for files."""
+    if hasattr(os, "memfd_create"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "TemporaryFile", None)
+            descriptors = [starting.nameless_file()]
+    else:
+        descriptors = []
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    descriptors.append(starting.nameless_file())
+    for descriptor in descriptors:
+        os.write(descriptor, b"text")
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+        assert b"text" == os.read(descriptor, 10)
+        os.close(descriptor)
