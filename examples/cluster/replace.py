@@ -68,7 +68,7 @@ def replace(haproxy: HAProxy, server: str, command: list[str]) -> None:
     try:
         status = subprocess.run(command, check=False).returncode
     except (OSError, KeyboardInterrupt) as error:
-        sys.exit(f"{error or 'interrupted'}; {server} is still out of service")
+        sys.exit(f"{str(error) or 'interrupted'}; {server} is still out of service")
     if status:
         sys.exit(f"the command failed with {status}; {server} is still out of service")
     haproxy.set_state(server, "ready")
