@@ -55,6 +55,10 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long what an application has left behind gets to end.
 _LEFTOVERS_TIMEOUT = 1.0
 
+# setrlimit(2) of macOS: the hard limit is mostly infinite there, and a soft one must
+# nevertheless not be above this.
+_OPEN_MAX = 10240
+
 # How often it is told that no descriptor is left.
 _WARNING_INTERVAL = 60.0
 
@@ -442,8 +446,12 @@ def raise_descriptor_limit() -> None:
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    if soft == hard:
+        return
+    for limit in (hard, max(soft, _OPEN_MAX)):
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         except (ValueError, OSError):
-            _logger.debug("The limit of open files stays at %d", soft)
+            continue
+        return
+    _logger.debug("The limit of open files stays at %d", soft)

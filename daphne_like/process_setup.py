@@ -331,7 +331,8 @@ class PidFile:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._path = path
+        # Whatever the application does, it is found again at the end.
+        self._path = None if path is None else os.path.abspath(path)  # noqa: PTH100
         self._descriptor = -1
         self._owner = 0
 

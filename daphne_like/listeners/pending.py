@@ -14,8 +14,8 @@ from typing import Protocol
 
 __all__ = ["LAST_TIMEOUT", "Pending", "PendingConnections"]
 
-# They take memory, and mostly cause work. When there are so many, those which don't
-# even begin give way to new ones.
+# They take memory, and mostly cause work. When there are so many, the oldest give
+# way to new ones: first of those which don't even begin.
 _MOST_PENDING = 1024
 
 LAST_TIMEOUT = 1.0
@@ -51,13 +51,12 @@ class PendingConnections:
         self._closed = False
         self._waiters: list[asyncio.Future[None]] = []
 
-    def begin(self, connection: Pending, timeout: float) -> bool:
-        """Limit the time of a new connection; tell whether there is room for it."""
-        if len(self.pending) >= _MOST_PENDING and not self._make_room():
-            return False
+    def begin(self, connection: Pending, timeout: float) -> None:
+        """Limit the time of a new connection; where there are too many, one goes."""
+        if len(self.pending) >= _MOST_PENDING:
+            self._make_room()
         # It may come from a wait for something before this, such as a header.
         self.limit(connection, LAST_TIMEOUT if self._closed else timeout)
-        return True
 
     def limit(self, connection: Pending, timeout: float) -> None:
         """Give a connection up after so many seconds; 0 for no limit."""
@@ -113,11 +112,15 @@ class PendingConnections:
         if connection.is_idle and connection in self.pending:
             connection.give_up()
 
-    def _make_room(self) -> bool:
-        """Give up the oldest of those which haven't sent a byte, if there is one."""
-        for connection in self.pending:
-            if connection.is_idle:
-                self.end(connection)
-                connection.give_up()
-                return True
-        return False
+    def _make_room(self) -> None:
+        """
+        Give up the oldest of those which haven't sent a byte, or else of all.
+
+        It needs many more than it had time to, mostly. Would a new one be turned away
+        instead, a client could keep all others out by one byte on each of so many
+        connections, as long as their deadline.
+        """
+        idle = (connection for connection in self.pending if connection.is_idle)
+        connection = next(idle, None) or next(iter(self.pending))
+        self.end(connection)
+        connection.give_up()

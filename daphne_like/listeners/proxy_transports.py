@@ -138,8 +138,8 @@ class _HeaderReader(asyncio.Protocol):
         # [...] and MUST NOT try to guess", and should know who may send it.
         if not policy.peers.trusts(self._host):
             self._refuse("it isn't in forwarded_allow_ips")
-        elif not self._headers.begin(self, policy.timeout):
-            self._transport.abort()
+        else:
+            self._headers.begin(self, policy.timeout)
 
     def data_received(self, data: bytes) -> None:
         """Go on with the header."""

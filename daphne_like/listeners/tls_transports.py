@@ -108,9 +108,7 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the client's first byte."""
         self._transport = cast("asyncio.Transport", transport)
-        timeout = self._handshakes.tls.handshake_timeout
-        if not self._handshakes.begin(self, timeout):
-            self._transport.abort()
+        self._handshakes.begin(self, self._handshakes.tls.handshake_timeout)
 
     def give_up(self) -> None:
         """Close without a handshake."""

@@ -14,6 +14,7 @@ Tests: ``tests/unit/test_tracing.py``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import threading
@@ -81,6 +82,7 @@ class Tracing:
     """
 
     def __init__(self) -> None:
+        _quiet_what_clients_say()
         provider = trace.get_tracer_provider()
         self._own_provider: TracerProvider | None = None
         if isinstance(provider, ProxyTracerProvider):
@@ -274,6 +276,18 @@ class _HeaderGetter(Getter["Sequence[Header]"]):
 
     def keys(self, carrier: Sequence[Header]) -> list[str]:
         return [name.decode("latin-1") for name, _ in carrier]
+
+
+def _quiet_what_clients_say() -> None:
+    """
+    Let OpenTelemetry not warn of each wrong part of a client's baggage.
+
+    Attack: one header field had hundreds of warnings written, which took sixty times
+    as long as the request. Who wants them gives the logger a level.
+    """
+    logger = logging.getLogger("opentelemetry.baggage.propagation")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
 
 
 # -- Where spans go ----------------------------------------------------------

@@ -210,7 +210,10 @@ def _give_up_sockets(names: Sequence[Any]) -> None:
             sock = socket.socket(fileno=int(entry))
         except OSError:
             continue  # it is no socket
-        name = sock.getsockname()
+        try:
+            name = sock.getsockname()
+        except OSError:
+            name = None  # macOS: whoever was there has reset the connection
         sock.detach()
         if any(_is_at(name, listening) for listening in names):
             # In its place, since objects which know the number may close it later.

@@ -40,6 +40,9 @@ __all__ = ["WatchedConnections", "awaited_frames", "resident_bytes", "task_rows"
 # What is looked at before others get their turn.
 _A_TURN = 200
 
+# Attack: thousands of requests with long paths make an answer too long to be told.
+_MOST_PATH_BYTES = 200
+
 # Of Linux's struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received.
 _TCP_INFO_BYTES = 136
 _TCP_BYTES = struct.Struct("=QQ")
@@ -93,8 +96,10 @@ def _row(report: ConnectionReport) -> dict[str, Any]:
     received, sent = _carried_bytes(transport)
     doing = ""
     if head is not None:
-        path = head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
-        doing = f"{head.method} {path}"
+        path = head.target.partition(b"?")[0]
+        doing = f"{head.method} {path[:_MOST_PATH_BYTES].decode('ascii', 'backslashreplace')}"
+        if len(path) > _MOST_PATH_BYTES:
+            doing += "…"
     return {
         "client": _address(client),
         "server": _address(server),

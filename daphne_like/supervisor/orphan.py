@@ -72,6 +72,7 @@ class LastResort:
 
     def __init__(self, settings: Settings) -> None:
         self._parent = os.getppid()
+        self._output = _output()
         silence = settings.workers.timeout_worker_healthcheck or inf
         # A beat is no more than that: it may turn from one to the next.
         self._longest_silence = BEAT_INTERVAL + silence
@@ -111,4 +112,12 @@ class LastResort:
         timeout = min(left, self._longest_silence if self._beats else inf)
         if timeout < _LONGEST_TIMEOUT:
             # Nobody else hears what it was doing then.
-            faulthandler.dump_traceback_later(timeout, exit=True, file=2)
+            faulthandler.dump_traceback_later(timeout, exit=True, file=self._output)
+
+
+def _output() -> int:
+    """Return where messages go; the number of stderr may be anything's if it has none."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return os.open(os.devnull, os.O_WRONLY)

@@ -223,11 +223,9 @@ class Workforce:
             how: The same in words.
         """
         del self.workers[worker.number]
-        if worker.was_killed or self.draining:
-            if not worker.was_killed and status and worker.phase is not Phase.STARTING:
-                _logger.warning("Worker %d ended: %s", worker.number, how)
+        if worker.was_killed:
             return
-        if worker.phase is Phase.DRAINING:
+        if self.draining or worker.phase is Phase.DRAINING:
             # One that wasn't ready was asked to end by a signal.
             if status and worker.ready_since < inf:
                 _logger.warning("Worker %d ended: %s", worker.number, how)
@@ -274,7 +272,9 @@ class Workforce:
         now = self._clock()
         pause = 0.0
         if self._early_deaths > 1:
-            pause = min(2.0 ** (self._early_deaths - 2), _LONGEST_PAUSE)
+            # Of thousands of deaths, which take a night, the power is no float.
+            doublings = min(self._early_deaths - 2, _MOST_EARLY_DEATHS)
+            pause = min(2.0**doublings, _LONGEST_PAUSE)
             _logger.error(
                 "%d workers have died early, one after the other: the next is started "
                 "after %g s",

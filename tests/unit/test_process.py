@@ -598,6 +598,17 @@ def test_as_many_files_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     process.raise_descriptor_limit()
     assert [(256, 4096), (4096, 4096)] == limits
 
+    def refuse_most(_: int, both: tuple[int, int]) -> None:
+        if not 0 <= both[0] <= 10240:
+            raise ValueError("current limit exceeds maximum limit")
+        limits.append(both)
+
+    # macOS: 256, as long as nobody asks for a number.
+    limits[:] = [(256, -1)]
+    monkeypatch.setattr(resource, "setrlimit", refuse_most)
+    process.raise_descriptor_limit()
+    assert [(256, -1), (10240, -1)] == limits
+
     def refuse(_: int, both: object) -> None:
         raise ValueError
 

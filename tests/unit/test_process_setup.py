@@ -423,6 +423,16 @@ def test_a_pid_file(tmp_path: Path) -> None:
         assert [] == [*tmp_path.iterdir()]
 
 
+@pytest.mark.usefixtures("_restored")
+def test_a_pid_file_is_found_again(tmp_path: Path) -> None:
+    """An application may change the directory; the file is removed all the same."""
+    os.chdir(tmp_path)
+    with PidFile("pid"):
+        assert (tmp_path / "pid").exists()
+        os.chdir("/")
+    assert [] == [*tmp_path.iterdir()]
+
+
 def test_a_stale_pid_file_is_replaced(tmp_path: Path) -> None:
     """Whatever it says, even the number of a process that lives: nobody holds it."""
     path = tmp_path / "pid"

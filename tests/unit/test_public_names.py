@@ -39,6 +39,7 @@ PUBLIC_NAMES = {
         "Superior",
         "join_reactor",
         "notifier_of_systemd",
+        "raise_descriptor_limit",
         "run_until_stopped",
         "with_sockets_of_systemd",
     ],

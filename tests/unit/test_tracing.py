@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -196,6 +197,25 @@ def test_a_wrong_parent_is_none(served: Served, value: bytes) -> None:
     served.request(Application(start(), body()), (b"traceparent", value))
 
     assert served.span.parent is None
+
+
+def test_wrong_baggage_fills_no_log(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    But for who wants to read of it.
+
+    Cause: OpenTelemetry warns of each part, and one field has hundreds.
+    """
+    logger = logging.getLogger("opentelemetry.baggage.propagation")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    wrong = (b"baggage", b"@,@,@")
+    served.request(Application(start(), body()), wrong)
+    assert [] == caplog.records
+    logger.setLevel(logging.WARNING)
+    served.request(Application(start(), body()), wrong)
+    assert 3 == len(caplog.records)
 
 
 def test_spans_leave_nothing_behind(served: Served) -> None:

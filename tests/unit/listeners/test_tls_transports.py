@@ -661,26 +661,28 @@ def test_the_idle_give_way(
 
 
 @ON_LOOPS
-def test_without_room_a_newcomer_is_cut(
+def test_half_handshakes_keep_nobody_out(
     listening: Listening, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those at work go on; there is room again when one of them has ended."""
-    monkeypatch.setattr(pending, "_MOST_PENDING", 1)
+    """One byte on each of so many connections doesn't make a listener unreachable."""
+    monkeypatch.setattr(pending, "_MOST_PENDING", 2)
 
     async def scenario() -> None:
         async with listening.on(timeout=0):
-            _, half = await listening.plain()
-            half.write(b"\x16\x03\x01")
-            await listening.until_pending(1)
-            await listening.until_begun()
-            with pytest.raises((ConnectionError, ssl.SSLError)):
-                await listening.secure()
-            half.close()
-            await listening.until_pending(0)
+            halves = []
+            for count in (1, 2):
+                halves.append(await listening.plain())
+                halves[-1][1].write(b"\x16\x03\x01")
+                await listening.until_pending(count)
+                await listening.until_begun()
             reader, writer = await listening.secure()
             writer.write(b"x")
             assert b"x" == await reader.readexactly(1)
-            writer.close()
+            # The oldest has gone.
+            assert b"" == await halves[0][0].read()
+            assert 1 == len(listening.handshakes.pending)
+            for _, closing in (*halves, (reader, writer)):
+                closing.close()
 
     run_on(loop, scenario())
 

@@ -299,7 +299,7 @@ def somebody(path: Path, *pieces: bytes, pause: float = 0) -> Iterator[None]:
         while True:
             connection, _ = other.accept()
             with connection, suppress(OSError):
-                if not connection.recv(65536):
+                if not request_on(connection):
                     return
                 for piece in pieces:
                     connection.sendall(piece)
@@ -314,6 +314,14 @@ def somebody(path: Path, *pieces: bytes, pause: float = 0) -> Iterator[None]:
             last.connect(str(path))
         thread.join()
         other.close()
+
+
+def request_on(connection: socket.socket) -> bytes:
+    """Read a whole request, since what is left unread would reset the connection."""
+    request = connection.recv(65536)
+    while request.startswith(b"POST") and not request.endswith(b"}"):
+        request += connection.recv(65536)
+    return request
 
 
 def ok(body: bytes) -> bytes:
@@ -409,6 +417,25 @@ def test_a_terminal_which_has_few_letters(path: Path, operated: FakeOperated) ->
         check=True,
     )
     assert "\\u2013" in done.stdout
+
+
+def test_waiting_for_a_server_which_hangs(run: Run, path: Path) -> None:
+    """Cause: when its queue was full, connecting waited for ever."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        server.listen(1)
+
+        def accept_once() -> None:
+            connection, _ = server.accept()
+            with connection:
+                request_on(connection)
+                connection.sendall(ok(b"{}"))
+
+        thread = threading.Thread(target=accept_once)
+        thread.start()
+        status, _, err = run("drain", "--wait", "0.5")
+        thread.join()
+    assert (1, "daphne-like ctl: the server has not ended yet\n") == (status, err)
 
 
 # -- Its start ---------------------------------------------------------------

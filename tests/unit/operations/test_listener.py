@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import selectors
 import socket
@@ -19,7 +20,11 @@ from operated import FakeOperated
 from recorded_log import RecordedLog
 
 from daphne_like.errors import ListenError
-from daphne_like.operations.listener import OperationsListener, _is_at
+from daphne_like.operations.listener import (
+    OperationsListener,
+    _give_up_sockets,
+    _is_at,
+)
 from daphne_like.settings import OperationsSettings, Settings
 
 READY = b"GET /health/ready HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -274,3 +279,26 @@ def test_it_starts_again(listener: Listen) -> None:
 def test_what_a_child_gives_up(name: object, bound: object, ours: bool) -> None:
     """Connections of operators are told from the application's by their addresses."""
     assert ours is _is_at(name, bound)
+
+
+def test_a_connection_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Nothing is known of it, and it stays open: it isn't the listener's to close.
+
+    Cause: macOS has no name for a connection which was reset, so a worker that was
+    forked then failed, and the connection of somebody else was closed.
+    """
+
+    class Nameless(socket.socket):
+        """Has lost its peer."""
+
+        def getsockname(self) -> Any:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    one, other = socket.socketpair()
+    with one, other:
+        monkeypatch.setattr(os, "listdir", lambda _: [str(one.fileno())])
+        monkeypatch.setattr(socket, "socket", Nameless)
+        _give_up_sockets(["/run/control"])
+        one.send(b"a")
+        assert b"a" == other.recv(1)

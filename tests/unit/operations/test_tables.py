@@ -208,6 +208,18 @@ def test_many_connections_are_told_in_turns() -> None:
     assert 400 == len(connections)
 
 
+def test_long_paths_are_cut() -> None:
+    """Cause: thousands of requests for them made an answer that was too long to send."""
+    connections = WatchedConnections()
+    connections.add(Connection(b"/" + b"a" * 5000))
+
+    async def scenario() -> None:
+        [row] = await connections.rows(1)
+        assert f"GET /{'a' * 199}…" == row["doing"]
+
+    run_on("asyncio", scenario())
+
+
 # -- Tasks and threads -------------------------------------------------------
 
 

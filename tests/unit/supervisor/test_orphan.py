@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ class Alarm:
 
     def _set(self, timeout: float, **options: Any) -> None:
         assert options["exit"]
+        os.write(options["file"], b"")
         self.set.append(timeout)
 
 
@@ -93,6 +95,17 @@ def test_deadlines_that_are_off(alarm: Alarm) -> None:
 
     assert float("inf") == longest
     assert [] == alarm.set
+
+
+def test_a_server_without_stderr(alarm: Alarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another file has the number of is left alone."""
+    monkeypatch.setattr(sys, "stderr", None)
+    last_resort, longest = make()
+    last_resort.begin()
+
+    assert [longest] == alarm.set
+    assert last_resort._output > 2
+    os.close(last_resort._output)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")

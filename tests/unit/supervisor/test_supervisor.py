@@ -300,15 +300,20 @@ def test_a_closed_terminal(system: System, monkeypatch: pytest.MonkeyPatch) -> N
     assert 0 == system.run(script)
 
 
-def test_one_that_starts_is_stopped_by_signal(system: System) -> None:
-    """It may not be able to listen yet, and serves nobody."""
+def test_one_that_starts_is_stopped_by_signal(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may not be able to listen yet, and serves nobody; the log tells who asked."""
+    caplog.set_level(logging.INFO)
     system.workers_start = False
 
     async def script(made: Supervisor) -> None:
         await system.until(lambda: system.workers)
         made.drain()
+        made.drain()
 
     assert 0 == system.run(script)
+    assert 1 == caplog.text.count("Asked to drain: stopping")
     assert ["SIGTERM"] == system.workers[0].told
 
 

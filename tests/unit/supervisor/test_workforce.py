@@ -226,6 +226,22 @@ def test_a_crash_loop_beside_good_workers_goes_on() -> None:
     assert {1: "ready", number: "ready"} == company.phases
 
 
+def test_a_crash_loop_of_a_night_goes_on() -> None:
+    """Twice a minute: the pause, which is doubled each time, never overflows."""
+    company = serving(2)
+    company.wait(10)
+    for number in range(2, 1102):
+        company.end(number, 3)
+        company.now += 31
+        company.worker(1).last_beat = company.now
+        company.look()
+
+    assert {1: "ready", 1102: "starting"} == company.phases
+    assert [] == company.end(1102, 3)
+    assert [] == company.wait(29)
+    assert ["start in 1"] == company.wait(1)
+
+
 def test_a_worker_that_lives_ends_the_crash_loop() -> None:
     """Deaths that are far from each other are no loop."""
     company = serving(1)
@@ -288,7 +304,7 @@ def test_a_short_timeout_kills_nobody_who_lives() -> None:
 def test_who_is_ended_before_it_serves_has_not_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """When there are fewer workers to be: it is ended by a signal, as it can't hear."""
+    """When all ends, or there are fewer workers to be: it is ended by a signal, as it can't hear."""
     company = serving(1)
     company.workforce.scale(2)
     company.look()
@@ -298,6 +314,16 @@ def test_who_is_ended_before_it_serves_has_not_failed(
 
     assert "Worker 2" not in caplog.text
     assert {1: "ready"} == company.phases
+
+    company.workforce.scale(2)
+    company.look()
+    company.workforce.drain()
+    company.look()
+    company.end(3, -signal.SIGTERM)
+
+    assert "Worker 3" not in caplog.text
+    company.end(1, 1)
+    assert "Worker 1 ended: status 1" in caplog.text
 
 
 def test_silence_is_no_fault_before_the_start_is_over() -> None:
