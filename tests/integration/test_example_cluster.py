@@ -366,12 +366,8 @@ def test_an_instance_that_dies_is_left_out(cluster: Cluster) -> None:
 
 def test_a_command_that_does_not_exist_is_one_line(cluster: Cluster) -> None:
     """The line tells how things are left, so that somebody can go on from there."""
-    command = [
-        str(CLUSTER / "replace.py"),
-        str(cluster.admin),
-        "chat/one",
-        "/no/such/command",
-    ]
+    script = CLUSTER / "replace.py"
+    command: list[str | Path] = [script, cluster.admin, "chat/one", "/no/such/command"]
     failed = subprocess.run(command, capture_output=True, check=False, text=True)
 
     assert 1 == failed.returncode
@@ -387,13 +383,9 @@ def test_a_command_that_does_not_exist_is_one_line(cluster: Cluster) -> None:
 
 def test_a_wrong_socket_of_haproxy_is_one_line(tmp_path: Path) -> None:
     """Nothing is begun where HAProxy can't be told."""
-    command = [
-        str(CLUSTER / "replace.py"),
-        str(tmp_path / "none"),
-        "chat/one",
-        "touch",
-        "begun",
-    ]
+    script = CLUSTER / "replace.py"
+    command: list[str | Path] = [script, tmp_path / "none", "chat/one"]
+    command += ["touch", "begun"]
     failed = subprocess.run(
         command, capture_output=True, check=False, text=True, cwd=tmp_path
     )
