@@ -104,9 +104,11 @@ def fork(
         OSError: No process can be made. In the child nothing is raised.
     """
     supervisor = os.getpid()
-    # What exists is no garbage, and looking at it would copy the memory.
-    gc.collect()
-    gc.freeze()
+    if not gc.get_freeze_count():
+        # What exists is no garbage, and looking at it would copy the memory: here, too,
+        # from what the first worker shares when the second one is forked.
+        gc.collect()
+        gc.freeze()
     # A signal is for the one or the other, never for the child in the middle.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = -1
@@ -125,8 +127,6 @@ def fork(
                 os._exit(1)
             _end_with(supervisor)
     finally:
-        if pid != 0:
-            gc.unfreeze()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return pid
 
