@@ -226,7 +226,8 @@ def _is_at(name: Any, listening: Any) -> bool:
     if isinstance(name, tuple) and isinstance(listening, tuple):
         is_any = listening[0] in ("0.0.0.0", "::")  # noqa: S104 - compared
         return name[1] == listening[1] and (is_any or name[0] == listening[0])
-    return bool(name == listening)
+    # A name may be text or bytes; that of a socket without one is empty.
+    return type(name) is type(listening) and bool(name == listening)
 
 
 def _url(address: Any) -> str:

@@ -108,7 +108,8 @@ async def hold(scope: Any) -> str:
 
 async def wait(scope: Any) -> str:
     """Answer after a while."""
-    say("waiting")
+    # Once it does: somebody may look at once.
+    asyncio.get_running_loop().call_soon(say, "waiting")
     await asyncio.sleep(float(scope["query_string"]))
     return str(os.getpid())
 
