@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from daphne_like.errors import SettingsError
@@ -104,11 +105,7 @@ def fork(
         OSError: No process can be made. In the child nothing is raised.
     """
     supervisor = os.getpid()
-    if not gc.get_freeze_count():
-        # What exists is no garbage, and looking at it would copy the memory: here, too,
-        # from what the first worker shares when the second one is forked.
-        gc.collect()
-        gc.freeze()
+    _leave_memory_alone()
     # A signal is for the one or the other, never for the child in the middle.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = -1
@@ -129,6 +126,17 @@ def fork(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return pid
+
+
+@lru_cache(maxsize=1)
+def _leave_memory_alone() -> None:
+    """
+    Never look for garbage in what exists: that would copy the memory which forks share.
+
+    Once, since to look here, before the second fork, takes it from the first one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _end_with(supervisor: int) -> None:
