@@ -1,10 +1,10 @@
 """
 HPACK: header fields to and from the blocks of HTTP/2.
 
-Both halves avoid work that was done before. The decoder keeps what it made of
-a literal and hands out the same object for every later reference to it, so that
-a field is checked once. The encoder's table is filled with the fields that come
-again, until it is full, and then stays as it is: from then on the block of a
+Both halves avoid work that was done before. The decoder notes what a field means when
+it comes as a literal, so that later references to it, which mostly come in a row, cost
+a look into the table for all of them. The encoder's table is filled with the fields that
+come again, until it is full, and then stays as it is: from then on the block of a
 response that was encoded once can be sent again as it is.
 
 Source: RFC 7541.
@@ -14,19 +14,16 @@ Tests: ``tests/unit/protocols/test_hpack.py``; the package ``hpack`` is the orac
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from daphne_like.protocols.interfaces import Header
 
-__all__ = ["Decoder", "Encoder", "HPACKError", "static_fields"]
-
-Meaning = TypeVar("Meaning")
+__all__ = ["Decoder", "Encoder", "HPACKError", "StaticTable"]
 
 # RFC 7541 section 4.1: what an entry counts beside its bytes.
 _ENTRY_BYTES = 32
@@ -96,37 +93,45 @@ _STATIC: tuple[Header, ...] = (
         ]
     ),
 )
-_FIRST_DYNAMIC = len(_STATIC) + 1
-
-# Literals whose meaning is kept, for a connection.
-_MOST_KEPT = 128
+# An index of one byte is this byte; so the lists of the decoder begin with what is none,
+# and larger indexes count from 0x80 on.
+_INDEX_0 = 0x80
+_NEWEST = _INDEX_0 + 1 + len(_STATIC)
+_INDEXES = bytes(range(_INDEX_0 + 1, 0xFF))
+# Of them so many are looked for at once.
+_MOST_IN_ROW = 32
 
 
 class HPACKError(ValueError):
     """A block can't be decoded: the connection is lost (RFC 9113 section 4.3)."""
 
 
-def static_fields(
-    read_field: Callable[[bytes, bytes], Meaning],
-) -> tuple[tuple[Header, Meaning, int], ...]:
-    """Make what :class:`Decoder` hands out for the static table."""
-    return tuple(_entry(name, value, read_field) for name, value in _STATIC)
+class StaticTable:
+    """
+    What all decoders begin with, which read fields in the same way.
+
+    Args:
+        read_field: Tells what a field means, below 256; called once for each literal.
+    """
+
+    def __init__(self, read_field: Callable[[bytes, bytes], int]) -> None:
+        self.read_field = read_field
+        unused = _INDEX_0 + 1
+        self.fields = [(b"", b"")] * unused + [*_STATIC]
+        meanings = bytes(unused) + bytes(read_field(*field) for field in _STATIC)
+        # bytes.translate() wants so many.
+        self.meanings = meanings.ljust(256, b"\0")
+        self.largest = _ENTRY_BYTES + max(
+            len(name) + len(value) for name, value in _STATIC
+        )
 
 
-def _entry(
-    name: bytes, value: bytes, read_field: Callable[[bytes, bytes], Meaning]
-) -> tuple[Header, Meaning, int]:
-    size = len(name) + len(value) + _ENTRY_BYTES
-    return (name, value), read_field(name, value), size
-
-
-class Decoder(Generic[Meaning]):
+class Decoder:
     """
     Decodes the blocks which one peer sends, in order.
 
     Args:
-        read_field: Tells what a field means; called once for each literal.
-        static: Made by :func:`static_fields` with the same function.
+        static: The table's first part, which also reads fields.
         table_bytes: The size which the peer was told its table may have.
 
     Attributes:
@@ -136,149 +141,141 @@ class Decoder(Generic[Meaning]):
 
     __slots__ = (
         "_bytes",
-        "_known",
+        "_largest",
         "_limit",
+        "_meanings",
         "_most_bytes",
         "_read_field",
-        "_static",
         "_table",
         "changed",
     )
 
     def __init__(
-        self,
-        read_field: Callable[[bytes, bytes], Meaning],
-        static: tuple[tuple[Header, Meaning, int], ...],
-        table_bytes: int = DEFAULT_TABLE_BYTES,
+        self, static: StaticTable, table_bytes: int = DEFAULT_TABLE_BYTES
     ) -> None:
-        self._read_field = read_field
-        self._static = static
-        self._table: deque[tuple[Header, Meaning, int]] = deque()
+        self._read_field = static.read_field
+        # Both parts of the table, and the meanings of what an index of one byte names.
+        self._table = [*static.fields]
+        self._meanings = bytearray(static.meanings)
+        # What was ever in the table counts no more than this.
+        self._largest = static.largest
         self._bytes = 0
         self._limit = self._most_bytes = table_bytes
-        self._known: dict[tuple[bytes, bytes], tuple[Header, Meaning, int]] = {}
         self.changed = False
 
-    def decode(
-        self, block: bytes, most_bytes: int
-    ) -> tuple[list[tuple[Header, Meaning, int]], int]:
+    def decode(self, block: bytes) -> tuple[list[Header], bytearray, int]:
         """
         Decode one block.
 
         Args:
             block: All fragments of it.
-            most_bytes: What the fields may count (RFC 9113 section 6.5.2). An
-                entry of the table can be named by a byte, so a block may stand
-                for a thousand times its size; but each time for the same object.
 
         Returns:
-            Fields with their meaning and size; and what they count together. Those
-            beyond ``most_bytes`` are left out.
+            Fields; the meaning of each; and what they count at most (RFC 9113 section
+            6.5.2). An entry of the table can be named by a byte, so a block may stand
+            for a thousand times its size; but each time for the same object.
 
         Raises:
             HPACKError: The block is malformed.
         """
-        fields: list[tuple[Header, Meaning, int]] = []
-        total, position, end = 0, 0, len(block)
-        static, table = self._static, self._table
+        fields: list[Header] = []
+        meanings = bytearray()
+        try:
+            self._read_fields(block, fields, meanings)
+        except IndexError:
+            raise HPACKError("it ends early, or there is no such index") from None
+        except HuffmanError as error:
+            raise HPACKError(str(error)) from None
+        # No code has less than five bits; so literals are less than twice their code.
+        return fields, meanings, len(fields) * self._largest + 2 * len(block)
+
+    def _read_fields(
+        self, block: bytes, fields: list[Header], meanings: bytearray
+    ) -> None:
+        """Read all fields of a block."""
+        table, read_field = self._table, self._read_field
+        position, end = 0, len(block)
         while position < end:
             byte = block[position]
-            if byte > 0x80:
-                # Section 6.1: an indexed field. The dynamic table begins with 62.
-                position += 1
-                try:
-                    if byte < 0xBE:
-                        field = static[byte - 0x81]
-                    elif byte < 0xFF:
-                        field = table[byte - 0xBE]
-                    else:
-                        index, position = _read_integer(block, position, 0x7F)
-                        field = table[index - _FIRST_DYNAMIC]
-                except IndexError:
-                    raise HPACKError("there is no such index") from None
-            elif 0x40 <= byte < 0x80:
-                # Section 6.2.1: a literal that is added to the table.
-                field, position = self._read_literal(block, position, 0x3F)
-                self._insert(field)
-            elif byte >= 0x20:
-                if byte == 0x80:
+            if byte >= 0x80:
+                # Section 6.1: indexed fields. Most have one byte, and come in a row.
+                row = block[position : position + _MOST_IN_ROW]
+                row = row[: len(row) - len(row.lstrip(_INDEXES))]
+                if row:
+                    fields += map(table.__getitem__, row)
+                    meanings += row.translate(self._meanings)
+                    position += len(row)
+                    continue
+                index, position = _read_integer(block, position, 0x7F)
+                if not index:
                     raise HPACKError("the index is 0")
-                position = self._resize(block, position, fields)
-                continue
+                field = table[_INDEX_0 + index]
+                fields.append(field)
+                meanings.append(read_field(*field))
+            elif byte >= 0x40 or byte < 0x20:
+                # Section 6.2: literals; those of the first kind are added to the table.
+                mask = 0x3F if byte >= 0x40 else 0x0F
+                index = byte & mask
+                length = block[position + 1] & 0x7F
+                if 0 < index < mask and length < 0x7F:
+                    name = table[_INDEX_0 + index][0]
+                    start = position + 2
+                    value = block[start : start + length]
+                    if block[position + 1] >= 0x80:
+                        value = huffman_decode(value)
+                    position = start + length
+                else:
+                    name, value, position = self._read_literal(block, position, mask)
+                field = name, value
+                meaning = read_field(name, value)
+                fields.append(field)
+                meanings.append(meaning)
+                if byte >= 0x40:
+                    self._insert(field, meaning)
+            elif fields:
+                raise HPACKError("the table's size changes within a block")
             else:
-                # Sections 6.2.2 and 6.2.3: a literal that isn't.
-                field, position = self._read_literal(block, position, 0x0F)
-            total += field[2]
-            fields.append(field)
-        if total > most_bytes:
-            _cut(fields, most_bytes)
-        return fields, total
+                position = self._resize(block, position)
+        if position > end:
+            raise HPACKError("it ends early")
 
     def _read_literal(
-        self, block: bytes, start: int, mask: int
-    ) -> tuple[tuple[Header, Meaning, int], int]:
-        """Read a literal field, or recognize one that came before."""
-        index = block[start] & mask
-        position = start + 1
-        if index == mask:
-            index, position = _read_integer(block, position, mask)
-        if not index:
-            name, position = _read_string(block, position)
-        elif index < _FIRST_DYNAMIC:
-            name = self._static[index - 1][0][0]
+        self, block: bytes, position: int, mask: int
+    ) -> tuple[bytes, bytes, int]:
+        """Read name and value of a literal, and where it ends."""
+        index, position = _read_integer(block, position, mask)
+        if index:
+            name = self._table[_INDEX_0 + index][0]
         else:
-            try:
-                name = self._table[index - _FIRST_DYNAMIC][0][0]
-            except IndexError:
-                raise HPACKError("there is no such index") from None
-        value_start = position
-        try:
-            length = block[position]
-        except IndexError:
-            raise HPACKError("the block ends early") from None
-        position += 1 + (length & 0x7F)
-        if length & 0x7F == 0x7F or position > len(block):
-            value, position = _read_string(block, value_start)
-            return self._make(name, value), position
-        # With its name, since that of an index may be another one next time.
-        key = name, block[value_start:position]
-        known = self._known.get(key)
-        if known is None:
-            value = key[1][1:]
-            if length >= 0x80:
-                value = _decode_string(value)
-            known = self._make(name, value)
-            if len(self._known) >= _MOST_KEPT:
-                self._known.clear()
-            self._known[key] = known
-        return known, position
+            name, position = _read_string(block, position)
+        value, position = _read_string(block, position)
+        return name, value, position
 
-    def _make(self, name: bytes, value: bytes) -> tuple[Header, Meaning, int]:
-        size = len(name) + len(value) + _ENTRY_BYTES
-        return (name, value), self._read_field(name, value), size
-
-    def _insert(self, field: tuple[Header, Meaning, int]) -> None:
+    def _insert(self, field: Header, meaning: int) -> None:
         """Add a field to the table (section 4.4); one larger than it empties it."""
         self.changed = True
-        size = field[2]
-        self._evict(self._limit - size)
-        if size <= self._limit:
-            self._table.appendleft(field)
+        size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
+        room = self._limit - size
+        if self._bytes > room:
+            self._evict(room)
+        if room >= 0:
+            self._table.insert(_NEWEST, field)
+            self._meanings.insert(_NEWEST, meaning)
+            self._meanings.pop()
             self._bytes += size
+            # max() takes three times as long.
+            if size > self._largest:  # noqa: PLR1730
+                self._largest = size
 
     def _evict(self, room: int) -> None:
         table = self._table
-        while self._bytes > room and table:
-            self._bytes -= table.pop()[2]
+        while self._bytes > room and len(table) > _NEWEST:
+            name, value = table.pop()
+            self._bytes -= len(name) + len(value) + _ENTRY_BYTES
 
-    def _resize(self, block: bytes, position: int, fields: Sequence[object]) -> int:
+    def _resize(self, block: bytes, position: int) -> int:
         """Change the size of the table (sections 4.2 and 6.3)."""
-        if fields:
-            raise HPACKError("the table's size changes within a block")
-        size = block[position] & 0x1F
-        position += 1
-        if size == 0x1F:
-            size, position = _read_integer(block, position, 0x1F)
+        size, position = _read_integer(block, position, 0x1F)
         if size > self._most_bytes:
             raise HPACKError("the table's size is above what was agreed")
         self._limit = size
@@ -287,55 +284,37 @@ class Decoder(Generic[Meaning]):
         return position
 
 
-def _cut(fields: list[tuple[Header, Meaning, int]], most_bytes: int) -> None:
-    """Keep as many fields as count no more than that."""
-    total = 0
-    for place, field in enumerate(fields):
-        total += field[2]
-        if total > most_bytes:
-            del fields[place:]
-            return
+def _read_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
+    """
+    Read an integer (section 5.1), and where it ends.
 
-
-def _read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:
-    """Read what doesn't fit into the prefix (section 5.1)."""
+    Raises:
+        IndexError: The block ends before.
+        HPACKError: It is too large.
+    """
+    value = block[position] & mask
+    position += 1
+    if value < mask:
+        return value, position
     shift = 0
-    try:
-        while True:
-            byte = block[position]
-            position += 1
-            value += (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, position
-            shift += 7
-            if shift > 28:
-                raise HPACKError("an integer is too large")
-    except IndexError:
-        raise HPACKError("the block ends early") from None
+    while True:
+        byte = block[position]
+        position += 1
+        value += (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 28:
+            raise HPACKError("an integer is too large")
 
 
 def _read_string(block: bytes, position: int) -> tuple[bytes, int]:
-    """Read a string literal (section 5.2)."""
-    try:
-        first = block[position]
-    except IndexError:
-        raise HPACKError("the block ends early") from None
-    length = first & 0x7F
-    position += 1
-    if length == 0x7F:
-        length, position = _read_integer(block, position, 0x7F)
+    """Read a string literal (section 5.2), and where it ends, or would end."""
+    is_coded = block[position] >= 0x80
+    length, position = _read_integer(block, position, 0x7F)
     end = position + length
-    if end > len(block):
-        raise HPACKError("the block ends early")
     text = block[position:end]
-    return (_decode_string(text) if first >= 0x80 else text), end
-
-
-def _decode_string(text: bytes) -> bytes:
-    try:
-        return huffman_decode(text)
-    except HuffmanError as error:
-        raise HPACKError(str(error)) from None
+    return (huffman_decode(text) if is_coded else text), end
 
 
 # -- The way out -------------------------------------------------------------

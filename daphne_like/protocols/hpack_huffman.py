@@ -5,8 +5,9 @@ DEFLATE can be told any Huffman code whose codes have at most 15 bits, and HPACK
 has no longer ones for what is usual in text; both are canonical, so that the lengths tell
 all. What the rest of the code begins with, 15 ones, is the sixteenth of 15 bits, which
 stands for DEFLATE's end of a block. So zlib reads such strings several times as fast as
-Python can. What it makes of them is measured: if the bits don't add up, the string holds
-something unusual, or is wrong.
+Python can. They are all read as parts of one block, which never ends: behind each string go
+bits that make symbols of whatever its padding can be, so that the next one begins with
+a symbol. If it isn't these which come last, the string holds something unusual, or is wrong.
 
 Then the string is read a byte at a time; a bit at a time would be eight times slower.
 Each inner node of the code's tree has a row with an entry for each of the 256 bytes that
@@ -140,7 +141,6 @@ _LENGTHS = [0] * 256
 for _bits, _symbols in _SYMBOLS.items():
     for _symbol in _symbols:
         _LENGTHS[_symbol] = _bits
-_LENGTH_OF = bytes(_LENGTHS)
 
 
 def _begin_block() -> Any:
@@ -165,6 +165,29 @@ def _begin_block() -> Any:
 
 _BLOCK = _begin_block()
 
+# Up to seven ones and these bits are three symbols, whose codes end where the bits do; for
+# each number of ones other symbols.
+_FILLER = b"\x30\x5c".translate(_REVERSED)
+
+
+def _find_ends() -> frozenset[bytes]:
+    """Find what the filler and the padding before it are read as."""
+    ends = []
+    for count in range(8):
+        # Zeros have five bits each, so that eight of them need each padding once.
+        bits = 5 * count
+        padding = (1 << -bits % 8) - 1
+        text = padding.to_bytes((bits + 7) // 8, "big").translate(_REVERSED)
+        ends.append(_BLOCK.copy().decompress(text + _FILLER)[count:])
+    return frozenset(ends)
+
+
+_ENDS = _find_ends()
+_END_SYMBOLS = 3
+# States of zlib between two strings; one that has met an error isn't put back. More than
+# one if threads need them at a time.
+_spare: list[Any] = []
+
 
 def huffman_decode(data: bytes) -> bytes:
     """
@@ -174,14 +197,17 @@ def huffman_decode(data: bytes) -> bytes:
         HuffmanError: It holds EOS, or its padding is too long or not of ones.
     """
     try:
-        text: bytes = _BLOCK.copy().decompress(data.translate(_REVERSED))
+        block = _spare.pop()
+    except IndexError:
+        block = _BLOCK.copy()
+    try:
+        text: bytes = block.decompress(data.translate(_REVERSED) + _FILLER)
     except zlib.error:
         return _decode_bytewise(data)
-    padding = 8 * len(data) - sum(text.translate(_LENGTH_OF))
-    if 0 <= padding < 8:
-        ones = (1 << padding) - 1
-        if not ones or data[-1] & ones == ones:
-            return text
+    # What comes last could be in front of an end of the block, too.
+    if text[-_END_SYMBOLS:] in _ENDS and not block.eof:
+        _spare.append(block)
+        return text[:-_END_SYMBOLS]
     return _decode_bytewise(data)
 
 

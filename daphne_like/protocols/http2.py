@@ -49,7 +49,6 @@ from daphne_like.protocols.http2_frames import (
 )
 from daphne_like.protocols.http2_heads import (
     DEFAULT_PRIORITY,
-    Meaning,
     Priority,
     ReadHead,
     read_priority,
@@ -711,7 +710,7 @@ class HTTP2Protocol:
 
     def _trailers_received(self, number: int, block: bytes, ended: int) -> None:
         """Take a second head on a stream: trailers, or an error."""
-        fields = self._requests.decode(block)
+        are_trailers = self._requests.read_trailers(block)
         stream = self.streams.get(number)
         if stream is None:
             if number in self._reset_streams:
@@ -724,10 +723,7 @@ class HTTP2Protocol:
         if stream.state is StreamState.HALF_CLOSED_REMOTE:
             raise StreamFailed(ErrorCode.STREAM_CLOSED, "HEADERS after the end")
         # Section 8.1. ASGI has no place for trailers of requests.
-        if not ended or any(
-            meaning == Meaning.MALFORMED or pair[0][:1] == b":"
-            for pair, meaning, _ in fields
-        ):
+        if not ended or not are_trailers:
             raise StreamFailed(ErrorCode.PROTOCOL_ERROR, "the trailers are malformed")
         stream.remote_ended()
 

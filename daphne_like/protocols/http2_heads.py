@@ -1,8 +1,9 @@
 """
 Header fields of HTTP/2 to request heads, checked.
 
-Each literal is looked at once, when the decoder meets it (:func:`read_field`);
-a head is then put together of fields whose meaning is known.
+Each literal is looked at once, when the decoder meets it (:func:`read_field`). A client
+sends fields of the same meaning in the same order with every request, so where a head has
+what is worked out once for each such order, and known for all clients after that.
 
 Source: RFC 9113 sections 8.2, 8.3; RFC 8441 section 4; RFC 9110 for semantics.
 
@@ -14,29 +15,30 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from daphne_like.errors import RequestRejected, StreamFailed
-from daphne_like.protocols.hpack import static_fields
+from daphne_like.protocols.hpack import StaticTable
 from daphne_like.protocols.http2_frames import ErrorCode
 from daphne_like.protocols.interfaces import RequestHead
 from daphne_like.protocols.request_rules import AUTHORITY, METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import HTTPSettings
 
 __all__ = [
     "DEFAULT_PRIORITY",
-    "STATIC_FIELDS",
-    "Field",
+    "STATIC_TABLE",
     "HeadReader",
     "Meaning",
     "Priority",
     "ReadHead",
+    "are_trailers",
     "read_field",
     "read_priority",
 ]
@@ -63,13 +65,11 @@ class Meaning(IntEnum):
     MALFORMED = 14
 
 
-Field = tuple["Header", int, int]
-"""A field, its :class:`Meaning`, and what it counts."""
-
 # As plain numbers, which are compared much faster.
-_PLAIN, _AUTHORITY, _COOKIE = 0, int(Meaning.AUTHORITY), int(Meaning.COOKIE)
-_UNDERSCORE, _BAD_AUTHORITY = int(Meaning.UNDERSCORE), int(Meaning.BAD_AUTHORITY)
-_MALFORMED = int(Meaning.MALFORMED)
+_AUTHORITY, _COOKIE = int(Meaning.AUTHORITY), int(Meaning.COOKIE)
+_HOST, _LENGTH_GIVEN = int(Meaning.HOST), int(Meaning.CONTENT_LENGTH)
+_PLAIN, _UNDERSCORE = int(Meaning.PLAIN), int(Meaning.UNDERSCORE)
+_BAD_AUTHORITY, _MALFORMED = int(Meaning.BAD_AUTHORITY), int(Meaning.MALFORMED)
 _LAST_PSEUDO = int(Meaning.PROTOCOL)
 
 _MEANINGS: dict[bytes, int] = {
@@ -99,10 +99,13 @@ _SCHEMES = (b"https", b"http")
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 # Priorities are short; what is behind is ignored.
-_MOST_PRIORITY_BYTES = 256
+_MOST_PRIORITY_BYTES = 64
+# Longer heads are worked out anew each time.
+_MOST_KNOWN_FIELDS = 128
 # Those which no value holds; and those which a target does: all that is visible, but
 # for the number sign.
 _FORBIDDEN = b"\0\r\n"
+_NO_TRAILERS = bytes([*range(_PLAIN + 1, _LAST_PSEUDO + 1), _MALFORMED])
 _TARGET_BYTES = bytes({*range(0x21, 0x7F)} - {0x23})
 
 
@@ -115,16 +118,19 @@ def read_field(name: bytes, value: bytes) -> int:
         meaning = _UNDERSCORE if b"_" in name else _PLAIN
     # RFC 9113 section 8.2.1: no NUL, CR, LF, and no blank at either end. These two
     # are much faster than a pattern, and this is done for each new value.
-    if len(value.translate(None, _FORBIDDEN)) != len(value):
-        return _MALFORMED
-    if len(value.strip(b" \t")) != len(value):
+    if value.translate(None, _FORBIDDEN) != value or value.strip(b" \t") != value:
         return _MALFORMED
     if meaning == _AUTHORITY and not AUTHORITY.fullmatch(value):
         return _BAD_AUTHORITY
     return meaning
 
 
-STATIC_FIELDS: tuple[Field, ...] = static_fields(read_field)
+STATIC_TABLE = StaticTable(read_field)
+
+
+def are_trailers(meanings: bytes | bytearray) -> bool:
+    """Tell whether fields of such meanings may be trailers (RFC 9113 section 8.1)."""
+    return meanings.translate(None, _NO_TRAILERS) == meanings
 
 
 class Priority(NamedTuple):
@@ -150,8 +156,13 @@ def read_priority(value: bytes) -> Priority:
 
     What is malformed is ignored, member by member.
     """
+    return _read_priority(value[:_MOST_PRIORITY_BYTES])
+
+
+@lru_cache(maxsize=256)
+def _read_priority(value: bytes) -> Priority:
     urgency, incremental = 3, False
-    for member in value[:_MOST_PRIORITY_BYTES].split(b","):
+    for member in value.split(b","):
         key, _, text = member.partition(b";")[0].strip().partition(b"=")
         if key == b"u" and len(text) == 1 and b"0" <= text <= b"7":
             urgency = int(text)
@@ -174,6 +185,92 @@ class ReadHead:
     head: RequestHead
     length: int = -1
     priority: Priority = DEFAULT_PRIORITY
+
+
+class _Layout(NamedTuple):
+    """
+    Where in a list of fields is what.
+
+    Attributes:
+        pseudo: By meaning the places of the pseudo-header fields; -1 for none.
+        host: The place of the field of that name; or -1.
+        kept: The places of those which the application gets, of cookies the first. At
+            the beginning is one too many, to be replaced by the host.
+        cookie: Which of those kept is the cookie.
+        crumbs: Places of cookies, if there is more than one.
+        noted: Place and meaning of each other field of which the server takes note.
+    """
+
+    pseudo: tuple[int, ...]
+    host: int
+    kept: tuple[int, ...]
+    cookie: int
+    crumbs: tuple[int, ...]
+    noted: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=256)
+def _layout_of(meanings: bytes, underscores: str) -> _Layout:
+    """
+    Work out where fields of such meanings are.
+
+    Args:
+        meanings: Of each field, in the order received.
+        underscores: What becomes of names with an underscore.
+
+    Raises:
+        StreamFailed, RequestRejected: See :meth:`HeadReader.read`.
+    """
+    if not meanings:
+        raise _malformed("there are no fields")
+    pseudo = [-1] * (_LAST_PSEUDO + 1)
+    host, cookie = -1, 0
+    kept = [0]
+    crumbs: list[int] = []
+    noted: list[tuple[int, int]] = []
+    are_regular = False
+    for place, meaning in enumerate(meanings):
+        if 0 < meaning <= _LAST_PSEUDO:
+            # RFC 9113 section 8.3: each once, and before the others.
+            if are_regular or pseudo[meaning] >= 0:
+                raise _malformed("a pseudo-header is twice there, or too late")
+            pseudo[meaning] = place
+            continue
+        are_regular = True
+        if meaning == _HOST:
+            if host >= 0:
+                raise _malformed("there is more than one host")
+            host = place
+        elif meaning == _COOKIE:
+            if not crumbs:
+                cookie = len(kept)
+                kept.append(place)
+            crumbs.append(place)
+        elif meaning == _PLAIN or _is_kept(meaning, underscores):
+            kept.append(place)
+            if meaning not in (_PLAIN, _UNDERSCORE):
+                noted.append((place, meaning))
+    if meanings.count(_LENGTH_GIVEN) > 1:
+        raise _malformed("content-length is invalid, or there twice")
+    if len(crumbs) == 1:
+        crumbs.clear()
+    return _Layout(
+        tuple(pseudo), host, tuple(kept), cookie, tuple(crumbs), tuple(noted)
+    )
+
+
+def _is_kept(meaning: int, underscores: str) -> bool:
+    """Tell whether the application gets a field which isn't a usual one."""
+    if meaning == _MALFORMED:
+        raise _malformed("a field has no place here, or breaks the grammar")
+    if meaning == _BAD_AUTHORITY:
+        raise RequestRejected(400, "The Host is invalid.")
+    if meaning != _UNDERSCORE:
+        return True
+    # CGI-like environments fold "_" and "-" (CVE-2015-0219).
+    if underscores == "reject":
+        raise RequestRejected(400, "A header name holds an underscore.")
+    return underscores == "keep"
 
 
 class HeadReader:
@@ -200,49 +297,47 @@ class HeadReader:
                 limits.limit_request_header + limits.limit_request_line + 32 * fields
             )
 
-    def read(self, fields: Iterable[Field], *, ended: bool) -> ReadHead:
+    def read(
+        self, fields: Sequence[Header], meanings: bytes | bytearray, *, ended: bool
+    ) -> ReadHead:
         """
         Put a head together.
 
         Args:
             fields: In the order received.
+            meanings: Of each, as :func:`read_field` tells it.
             ended: No body follows.
 
         Raises:
             StreamFailed: The request is malformed.
             RequestRejected: It is above a limit, or asks for what isn't there.
         """
-        pseudo: list[bytes | None] = [None] * (_LAST_PSEUDO + 1)
-        headers: list[Header] = []
-        noted: list[tuple[int, bytes]] = []
-        crumbs: list[bytes] = []
-        cookie = 0
-        for pair, meaning, _ in fields:
-            if not meaning:
-                headers.append(pair)
-            elif meaning == _COOKIE:
-                if not crumbs:
-                    cookie = len(headers)
-                    headers.append(pair)
-                crumbs.append(pair[1])
-            elif meaning > _LAST_PSEUDO:
-                self._note(pair, meaning, headers, noted)
-            # RFC 9113 section 8.3: each once, and before the others.
-            elif headers or noted or pseudo[meaning] is not None:
-                raise _malformed("a pseudo-header is twice there, or too late")
-            else:
-                pseudo[meaning] = pair[1]
-        if len(crumbs) > 1:
-            # RFC 9113 section 8.2.3: crumbs are one field elsewhere.
-            headers[cookie] = (b"cookie", b"; ".join(crumbs))
+        find = (
+            _layout_of
+            if len(meanings) <= _MOST_KNOWN_FIELDS
+            else _layout_of.__wrapped__
+        )
+        layout = find(bytes(meanings), self._limits.header_underscores)
+        pseudo = [None if place < 0 else fields[place][1] for place in layout.pseudo]
+        _, method, scheme, path, authority, protocol = pseudo
         head = RequestHead(b"")
         head.http_version = "2"
-        head.headers = headers
-        self._read_request_line(head, pseudo)
+        head.headers = headers = list(map(fields.__getitem__, layout.kept))
+        if layout.crumbs:
+            # RFC 9113 section 8.2.3: crumbs are one field elsewhere.
+            crumbs = [fields[place][1] for place in layout.crumbs]
+            headers[layout.cookie] = b"cookie", b"; ".join(crumbs)
+        known = METHODS.get(method or b"")
+        if known and scheme in _SCHEMES and path and protocol is None:
+            head.method = known
+            self._read_target(head, path)
+        else:
+            self._read_other_line(head, pseudo)
         read = ReadHead(head)
-        if noted:
-            self._read_noted(read, noted)
-        self._read_authority(head, pseudo[_AUTHORITY])
+        if layout.noted:
+            self._read_noted(read, fields, layout.noted)
+        host = None if layout.host < 0 else fields[layout.host][1]
+        headers[0] = b"host", _read_host(authority, host)
         if head.is_websocket:
             # RFC 9110 section 9.3.6: CONNECT has no content, but bytes of a tunnel.
             read.length = -1
@@ -273,79 +368,55 @@ class HeadReader:
         self._read_target(head, target)
         return ReadHead(head, read.length, read.priority)
 
-    def check_size(self, fields: Iterable[Field], total: int) -> None:
+    def check_size(self, fields: Iterable[Header], most: int) -> None:
         """
         Hold the size of a head against its limit, as HTTP/1 counts it.
 
         Args:
             fields: As decoded.
-            total: What they count, with those that were left out.
+            most: What they count at most.
 
         Raises:
             RequestRejected: It is too large.
         """
         limit = self._limits.limit_request_header
-        if not 0 < limit < total:
+        if not 0 < limit < most:
             return
-        size = sum(
-            size - 28 for _, meaning, size in fields if not 0 < meaning <= _LAST_PSEUDO
-        )
+        size = total = 0
+        for name, value in fields:
+            count = len(name) + len(value)
+            total += count + 32
+            if name[:1] != b":":
+                size += count + 4
         if size > limit or total > self.most_bytes:
             raise RequestRejected(431, "The header fields are too large.")
 
-    def _note(
+    def _read_noted(
         self,
-        pair: Header,
-        meaning: int,
-        headers: list[Header],
-        noted: list[tuple[int, bytes]],
+        read: ReadHead,
+        fields: Sequence[Header],
+        noted: tuple[tuple[int, int], ...],
     ) -> None:
-        """Take a field of which the server takes note."""
-        value = pair[1]
-        if meaning == Meaning.MALFORMED:
-            raise _malformed("a field has no place here, or breaks the grammar")
-        if meaning == Meaning.BAD_AUTHORITY:
-            raise RequestRejected(400, "The Host is invalid.")
-        if meaning == Meaning.UNDERSCORE:
-            # CGI-like environments fold "_" and "-" (CVE-2015-0219).
-            policy = self._limits.header_underscores
-            if policy == "reject":
-                raise RequestRejected(400, "A header name holds an underscore.")
-            if policy == "keep":
-                headers.append(pair)
-            else:
-                noted.append((meaning, value))
-            return
-        if meaning == Meaning.TE and value.lower() != b"trailers":
-            raise _malformed("te is something else than trailers")
-        noted.append((meaning, value))
-        if meaning != Meaning.HOST:
-            headers.append(pair)
-
-    def _read_noted(self, read: ReadHead, noted: list[tuple[int, bytes]]) -> None:
         head = read.head
-        host: bytes | None = None
-        for meaning, value in noted:
-            if meaning == Meaning.CONTENT_LENGTH:
-                if read.length >= 0 or not _LENGTH.fullmatch(value):
+        for place, meaning in noted:
+            value = fields[place][1]
+            if meaning == Meaning.PRIORITY:
+                read.priority = read_priority(value)
+            elif meaning == Meaning.CONTENT_LENGTH:
+                if not _LENGTH.fullmatch(value):
                     raise _malformed("content-length is invalid, or there twice")
                 read.length = int(value)
-            elif meaning == Meaning.HOST:
-                if host is not None:
-                    raise _malformed("there is more than one host")
-                host = value
-                head.headers.insert(0, (b"host", value))
             elif meaning == Meaning.EXPECT:
                 # RFC 9110 section 10.1.1: others may be ignored.
                 head.expects_continue = value.lower() == b"100-continue"
-            elif meaning == Meaning.PRIORITY:
-                read.priority = read_priority(value)
             elif meaning == Meaning.TE:
+                if value.lower() != b"trailers":
+                    raise _malformed("te is something else than trailers")
                 head.accepts_trailers = True
         if read.length > self._limits.limit_request_body > 0:
             raise RequestRejected(413, "The request body is too large.")
 
-    def _read_request_line(self, head: RequestHead, pseudo: list[bytes | None]) -> None:
+    def _read_other_line(self, head: RequestHead, pseudo: list[bytes | None]) -> None:
         """Check what was the request line in HTTP/1 (RFC 9113 section 8.3.1)."""
         _, method, scheme, path, _, protocol = pseudo
         known = METHODS.get(method or b"")
@@ -396,18 +467,18 @@ class HeadReader:
         head.is_websocket = True
         self._read_target(head, path)
 
-    def _read_authority(self, head: RequestHead, authority: bytes | None) -> None:
-        """Let :authority be the host (RFC 9113 section 8.3.1)."""
-        headers = head.headers
-        if not headers or headers[0][0] != b"host":
-            if authority is None:
-                raise RequestRejected(400, "There is no Host.")
-            headers.insert(0, (b"host", authority))
-        elif authority is None:
-            if not AUTHORITY.fullmatch(headers[0][1]):
-                raise RequestRejected(400, "The Host is invalid.")
-        elif headers[0][1] != authority:
-            raise _malformed("host isn't what :authority says")
+
+def _read_host(authority: bytes | None, host: bytes | None) -> bytes:
+    """Let :authority be the host (RFC 9113 section 8.3.1)."""
+    if authority is None:
+        if host is None:
+            raise RequestRejected(400, "There is no Host.")
+        if not AUTHORITY.fullmatch(host):
+            raise RequestRejected(400, "The Host is invalid.")
+        return host
+    if host is not None and host != authority:
+        raise _malformed("host isn't what :authority says")
+    return authority
 
 
 def _malformed(reason: str) -> StreamFailed:

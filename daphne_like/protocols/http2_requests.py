@@ -18,14 +18,14 @@ from daphne_like.protocols.hpack import Decoder, HPACKError
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
 from daphne_like.protocols.http2_frames import ErrorCode
 from daphne_like.protocols.http2_heads import (
-    STATIC_FIELDS,
-    Field,
+    STATIC_TABLE,
     HeadReader,
     ReadHead,
-    read_field,
+    are_trailers,
 )
 
 if TYPE_CHECKING:
+    from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import HTTPSettings
 
 __all__ = ["RequestBlocks"]
@@ -57,7 +57,7 @@ class RequestBlocks:
     def __init__(self, limits: HTTPSettings) -> None:
         self._reader = HeadReader(limits)
         self.most_bytes = self._reader.most_bytes
-        self._decoder = Decoder(read_field, STATIC_FIELDS)
+        self._decoder = Decoder(STATIC_TABLE)
         self.known: dict[bytes, ReadHead] = {}
         # By blocks without the target.
         self._templates: dict[bytes, ReadHead] = {}
@@ -80,21 +80,24 @@ class RequestBlocks:
             template = self._templates.get(key)
             if template is not None:
                 return self._reader.with_target(template, _target(target))
-        fields, total, is_lasting = self._decode(block)
-        self._reader.check_size(fields, total)
-        read = self._reader.read(fields, ended=ended)
-        if ended and is_lasting and len(block) <= _MOST_BLOCK_BYTES:
+        fields, meanings, size = self._decode(block)
+        self._reader.check_size(fields, size)
+        read = self._reader.read(fields, meanings, ended=ended)
+        if ended and not self._decoder.changed and len(block) <= _MOST_BLOCK_BYTES:
             self._keep(block, read, key or _without_target(block)[0])
         return read
 
-    def decode(self, block: bytes) -> list[Field]:
+    def read_trailers(self, block: bytes) -> bool:
         """
         Decode what is no head of a request, to keep the table in step.
+
+        Returns:
+            These may be trailers.
 
         Raises:
             ConnectionFailed: The block can't be decoded.
         """
-        return self._decode(block)[0]
+        return are_trailers(self._decode(block)[1])
 
     def _keep(self, block: bytes, read: ReadHead, key: bytes) -> None:
         """Keep a head for the next time, and for others which look like it."""
@@ -106,21 +109,19 @@ class RequestBlocks:
                 self._templates.clear()
             self._templates[key] = read
 
-    def _decode(self, block: bytes) -> tuple[list[Field], int, bool]:
-        """Decode a block; tell also whether it will mean the same next time."""
+    def _decode(self, block: bytes) -> tuple[list[Header], bytearray, int]:
+        """Decode a block, and forget what others meant if it changes the table."""
         decoder = self._decoder
+        decoder.changed = False
         try:
-            fields, total = decoder.decode(block, self.most_bytes)
+            decoded = decoder.decode(block)
         except HPACKError as error:
             # RFC 9113 section 4.3: the connection's compression state is lost.
             raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        if not decoder.changed:
-            return fields, total, True
-        decoder.changed = False
-        if self.known:
+        if decoder.changed and self.known:
             self.known.clear()
             self._templates.clear()
-        return fields, total, False
+        return decoded
 
 
 def _without_target(block: bytes) -> tuple[bytes, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
@@ -51,6 +53,24 @@ def test_what_is_no_code(code: str) -> None:
     """RFC 7541 section 5.2: decoders must find these errors."""
     with pytest.raises(HuffmanError):
         huffman_decode(bits(code))
+
+
+@pytest.mark.parametrize("ones", [2, 4, 6])
+def test_what_looks_like_its_end_before_too_many_ones(ones: int) -> None:
+    """At 15 ones zlib stops; what came before may be what is expected at the end."""
+    # These are the symbols which stand for a string without padding.
+    data = _ORACLE.encode(b"i16") + b"\xff" * ones
+    with pytest.raises(HuffmanError):
+        huffman_decode(data)
+
+
+@given(st.lists(st.binary(max_size=20), min_size=1, max_size=6))
+def test_strings_leave_nothing_behind_for_the_next(strings: list[bytes]) -> None:
+    """What one connection sends, rubbish or not, has no effect on what others sent."""
+    for data in strings:
+        with suppress(HuffmanError):
+            huffman_decode(data)
+        assert b"/a?b=c" == huffman_decode(_ORACLE.encode(b"/a?b=c"))
 
 
 @pytest.mark.parametrize("length", range(8))

@@ -12,7 +12,6 @@ from daphne_like.errors import RequestRejected, StreamFailed
 from daphne_like.protocols.http2_frames import ErrorCode
 from daphne_like.protocols.http2_heads import (
     DEFAULT_PRIORITY,
-    Field,
     HeadReader,
     Priority,
     ReadHead,
@@ -31,19 +30,16 @@ GET: list[Header] = [
 ]
 
 
-def fields_of(headers: list[Header]) -> list[Field]:
-    """Make what the decoder hands out."""
-    return [
-        (pair, read_field(*pair), len(pair[0]) + len(pair[1]) + 32) for pair in headers
-    ]
+def read_by(reader: HeadReader, headers: list[Header], *, ended: bool) -> ReadHead:
+    """Let a reader have what the decoder hands out."""
+    meanings = bytes(read_field(*field) for field in headers)
+    reader.check_size(headers, sum(len(field[0] + field[1]) + 32 for field in headers))
+    return reader.read(headers, meanings, ended=ended)
 
 
 def read(*headers: Header, ended: bool = True, **limits: Any) -> ReadHead:
     """Read a head."""
-    reader = HeadReader(HTTPSettings(**limits))
-    fields = fields_of([*headers])
-    reader.check_size(fields, sum(size for _, _, size in fields))
-    return reader.read(fields, ended=ended)
+    return read_by(HeadReader(HTTPSettings(**limits)), [*headers], ended=ended)
 
 
 def without(name: bytes) -> list[Header]:
@@ -269,7 +265,7 @@ def test_a_websocket() -> None:
 def test_another_target() -> None:
     """What differs in the target alone is checked as far as that goes."""
     reader = HeadReader(HTTPSettings())
-    known = reader.read(fields_of([*GET, (b"te", b"trailers")]), ended=True)
+    known = read_by(reader, [*GET, (b"te", b"trailers")], ended=True)
 
     head = reader.with_target(known, b"/other").head
 
