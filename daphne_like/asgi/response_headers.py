@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from daphne_like.errors import InvalidMessage
 from daphne_like.protocols.interfaces import ResponseFields
@@ -79,9 +79,10 @@ class FieldReader:
         Raises:
             InvalidMessage: A name or value can't be sent.
         """
-        key: tuple[Header, ...] = ()
+        # They are pairs if they are known, or if _check() finds nothing wrong.
+        key: tuple[Any, ...] = ()
         try:
-            key = cast("tuple[Header, ...]", tuple(headers))
+            key = tuple(headers)
             fields = self._known.get(key)
         except TypeError:
             # Pairs may be lists, which can't be looked up. Headers that can be

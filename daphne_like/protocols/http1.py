@@ -499,7 +499,9 @@ class HTTP1Protocol:
             return  # an application that ends at once comes back to this loop
         self._advancing = True
         queue = self._queue
-        while queue and self._current is None and not self.congested:
+        while queue:
+            if self._current is not None or self.congested:
+                break
             self._current = stream = queue.pop(0)
             self._idle_deadline = inf
             if self._limits.http_timeout and not stream.head.is_websocket:
