@@ -14,6 +14,7 @@ Tests: ``tests/unit/protocols/test_hpack.py``; the package ``hpack`` is the orac
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
@@ -100,6 +101,14 @@ _NEWEST = _INDEX_0 + 1 + len(_STATIC)
 _INDEXES = bytes(range(_INDEX_0 + 1, 0xFF))
 # Of them so many are looked for at once.
 _MOST_IN_ROW = 32
+# For the first byte of a literal where its name is, if that takes no further byte.
+_NAMES_AT = bytes(
+    _INDEX_0 + (byte & mask)
+    if (byte < 0x20 or 0x40 <= byte < 0x80) and 0 < byte & mask < mask
+    else 0
+    for byte in range(256)
+    for mask in [0x3F if byte & 0x40 else 0x0F]
+)
 
 
 class HPACKError(ValueError):
@@ -146,6 +155,7 @@ class Decoder:
         "_meanings",
         "_most_bytes",
         "_read_field",
+        "_sizes",
         "_table",
         "changed",
     )
@@ -159,6 +169,8 @@ class Decoder:
         self._meanings = bytearray(static.meanings)
         # What was ever in the table counts no more than this.
         self._largest = static.largest
+        # Of the entries that were added, beginning with the oldest.
+        self._sizes: deque[int] = deque()
         self._bytes = 0
         self._limit = self._most_bytes = table_bytes
         self.changed = False
@@ -212,37 +224,38 @@ class Decoder:
                 field = table[_INDEX_0 + index]
                 fields.append(field)
                 meanings.append(read_field(*field))
-            elif byte >= 0x40 or byte < 0x20:
-                # Section 6.2: literals; those of the first kind are added to the table.
-                mask = 0x3F if byte >= 0x40 else 0x0F
-                index = byte & mask
-                length = block[position + 1] & 0x7F
-                if 0 < index < mask and length < 0x7F:
-                    name = table[_INDEX_0 + index][0]
-                    start = position + 2
-                    value = block[start : start + length]
-                    if block[position + 1] >= 0x80:
-                        value = huffman_decode(value)
-                    position = start + length
-                else:
-                    name, value, position = self._read_literal(block, position, mask)
-                field = name, value
-                meaning = read_field(name, value)
-                fields.append(field)
-                meanings.append(meaning)
-                if byte >= 0x40:
-                    self._insert(field, meaning)
-            elif fields:
-                raise HPACKError("the table's size changes within a block")
-            else:
+                continue
+            if byte & 0xE0 == 0x20:
+                if fields:
+                    raise HPACKError("the table's size changes within a block")
                 position = self._resize(block, position)
+                continue
+            # Section 6.2: literals; those of the first kind are added to the table.
+            place = _NAMES_AT[byte]
+            length = block[position + 1]
+            if place and length & 0x7F < 0x7F:
+                name = table[place][0]
+                start = position + 2
+                if length < 0x80:
+                    position = start + length
+                    value = block[start:position]
+                else:
+                    position = start + length - 0x80
+                    value = huffman_decode(block[start:position])
+            else:
+                name, value, position = self._read_literal(block, position)
+            field = name, value
+            meaning = read_field(name, value)
+            fields.append(field)
+            meanings.append(meaning)
+            if byte >= 0x40:
+                self._insert(field, meaning)
         if position > end:
             raise HPACKError("it ends early")
 
-    def _read_literal(
-        self, block: bytes, position: int, mask: int
-    ) -> tuple[bytes, bytes, int]:
+    def _read_literal(self, block: bytes, position: int) -> tuple[bytes, bytes, int]:
         """Read name and value of a literal, and where it ends."""
+        mask = 0x3F if block[position] & 0x40 else 0x0F
         index, position = _read_integer(block, position, mask)
         if index:
             name = self._table[_INDEX_0 + index][0]
@@ -254,24 +267,28 @@ class Decoder:
     def _insert(self, field: Header, meaning: int) -> None:
         """Add a field to the table (section 4.4); one larger than it empties it."""
         self.changed = True
-        size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
+        name, value = field
+        size = len(name) + len(value) + _ENTRY_BYTES
         room = self._limit - size
         if self._bytes > room:
             self._evict(room)
         if room >= 0:
+            self._bytes += size
+            self._sizes.append(size)
             self._table.insert(_NEWEST, field)
             self._meanings.insert(_NEWEST, meaning)
             self._meanings.pop()
-            self._bytes += size
             # max() takes three times as long.
             if size > self._largest:  # noqa: PLR1730
                 self._largest = size
 
     def _evict(self, room: int) -> None:
-        table = self._table
-        while self._bytes > room and len(table) > _NEWEST:
-            name, value = table.pop()
-            self._bytes -= len(name) + len(value) + _ENTRY_BYTES
+        table, sizes = self._table, self._sizes
+        count = self._bytes
+        while count > room and sizes:
+            count -= sizes.popleft()
+            table.pop()
+        self._bytes = count
 
     def _resize(self, block: bytes, position: int) -> int:
         """Change the size of the table (sections 4.2 and 6.3)."""
