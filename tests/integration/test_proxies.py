@@ -25,6 +25,7 @@ from websockets.sync.client import connect as connect_websocket
 
 PAGE = Page("proxies.md")
 THROUGH, ENDED = (text for text in PAGE.blocks("text") if text.startswith("defaults\n"))
+(THROUGH_NGINX,) = PAGE.blocks("nginx")
 APPLICATION = "applications.proxied:application"
 TLS_1_3 = 0x0304
 # Each has an address of its own, as clients have.
@@ -105,14 +106,16 @@ def ask(connection: HTTPConnection, path: str = "/", **headers: str) -> Any:
     return json.loads(response.read())
 
 
-# -- HAProxy ------------------------------------------------------------------
+# -- The PROXY protocol ---------------------------------------------------------
 
 
-Start = Callable[[Serve, Files, int], tuple[ServerProcess, str, bool]]
+# The server, the proxy's configuration, and whether there is TLS.
+Started = tuple[ServerProcess, str, bool]
+Start = Callable[[Serve, Files, socket.socket], Started]
 
 
-def through(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bool]:
-    """TLS passes through."""
+def serve_through(serve: Serve, files: Files) -> ServerProcess:
+    """Serve what a proxy passes on, TLS and all."""
     options = PAGE.command("daphne-like -b 10.0.0.5")
     here = {
         "10.0.0.5": "127.0.0.1",
@@ -122,15 +125,37 @@ def through(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bo
         "privkey.pem": str(files.server),
     }
     assert set(here) <= set(options)
-    server = serve(APPLICATION, *(here.get(option, option) for option in options))
+    return serve(APPLICATION, *(here.get(option, option) for option in options))
+
+
+def through(serve: Serve, files: Files, listening: socket.socket) -> Started:
+    """TLS passes through."""
+    server = serve_through(serve, files)
     configuration = PAGE.replaced(
         THROUGH,
-        {"bind :443": f"bind fd@{fd}", "10.0.0.5:8443": f"127.0.0.1:{server.port}"},
+        {
+            "bind :443": f"bind fd@{listening.fileno()}",
+            "10.0.0.5:8443": f"127.0.0.1:{server.port}",
+        },
     )
     return server, configuration, True
 
 
-def through_v1(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bool]:
+def through_nginx(serve: Serve, files: Files, listening: socket.socket) -> Started:
+    """TLS passes through nginx, which writes version 1 of the protocol."""
+    server = serve_through(serve, files)
+    address, port = listening.getsockname()
+    configuration = PAGE.replaced(
+        THROUGH_NGINX,
+        {
+            "listen 443": f"listen {address}:{port}",
+            "10.0.0.5:8443": f"127.0.0.1:{server.port}",
+        },
+    )
+    return server, configuration, True
+
+
+def through_v1(serve: Serve, files: Files, listening: socket.socket) -> Started:
     """Cleartext, with version 1 of the protocol."""
     server = serve(
         APPLICATION, "-e", "tcp:0:interface=127.0.0.1:proxyProtocol=yes", "-v2"
@@ -138,7 +163,7 @@ def through_v1(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str,
     configuration = PAGE.replaced(
         THROUGH,
         {
-            "bind :443": f"bind fd@{fd}",
+            "bind :443": f"bind fd@{listening.fileno()}",
             "10.0.0.5:8443": f"127.0.0.1:{server.port}",
             "send-proxy-v2": "send-proxy",
         },
@@ -146,8 +171,9 @@ def through_v1(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str,
     return server, configuration, False
 
 
-def ended(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bool]:
+def ended(serve: Serve, files: Files, listening: socket.socket) -> Started:
     """HAProxy ends TLS, and asks for certificates of clients."""
+    fd = listening.fileno()
     path = str(files.folder / "haproxy.sock")
     options = PAGE.command("daphne-like -u")
     options[options.index("/run/app/app.sock")] = path
@@ -163,27 +189,27 @@ def ended(serve: Serve, files: Files, fd: int) -> tuple[ServerProcess, str, bool
     return server, configuration, True
 
 
-@pytest.fixture(scope="module", params=[through, through_v1, ended])
+@pytest.fixture(scope="module", params=[through, through_v1, ended, through_nginx])
 def site(
     request: pytest.FixtureRequest,
     files: Files,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
     """Run what the page describes."""
-    find_program("haproxy")
+    start: Start = request.param
+    run = running_nginx if start is through_nginx else running_haproxy
     with ExitStack() as ending:
         serve = ending.enter_context(serving_until_done())
         listening = ending.enter_context(socket.create_server(("127.0.0.1", 0)))
-        start: Start = request.param
-        server, configuration, secure = start(serve, files, listening.fileno())
+        server, configuration, secure = start(serve, files, listening)
         configuration = configuration.replace("inter 2s", "inter 200ms")
-        folder = tmp_path_factory.mktemp("haproxy")
-        ending.enter_context(running_haproxy(configuration, folder, [listening]))
+        folder = tmp_path_factory.mktemp("proxy")
+        ending.enter_context(run(configuration, folder, [listening]))
         port = listening.getsockname()[1]
         yield Site(server, port, files.trust if secure else None)
 
 
-def test_the_application_sees_the_client_and_not_haproxy(site: Site) -> None:
+def test_the_application_sees_the_client_and_not_the_proxy(site: Site) -> None:
     """Its address and port, those which it connected to, and its scheme."""
     with closing(site.connect("127.0.1.77")) as connection:
         told = ask(connection)
@@ -201,7 +227,7 @@ def test_requests_on_one_connection_have_one_client(site: Site) -> None:
         assert [own_address(connection)] * 20 == clients
 
 
-def test_http_2_behind_haproxy(site: Site) -> None:
+def test_http_2_behind_the_proxy(site: Site) -> None:
     """With TLS by agreement, without it by prior knowledge."""
     options = ["--http2-prior-knowledge"]
     if site.trust is not None:
@@ -213,7 +239,7 @@ def test_http_2_behind_haproxy(site: Site) -> None:
     assert ("2", "127.0.1.79") == (told["http_version"], told["client"][0])
 
 
-def test_a_websocket_behind_haproxy(site: Site) -> None:
+def test_a_websocket_behind_the_proxy(site: Site) -> None:
     """The application sees the client, and messages go both ways."""
     url = site.url.replace("http", "ws", 1)
     with connect_websocket(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -16,10 +18,21 @@ def find_program(*names: str) -> str:
     Without one the test is skipped, but in CI it fails: there the programs are
     installed, and a test that never runs would not be missed.
     """
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    message = f"{' or '.join(names)} is not installed"
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        _do_without(" or ".join(names))
+    return found
+
+
+def find_file(path: Path) -> Path:
+    """Return the path of what a program needs beside itself, as :func:`find_program`."""
+    if not path.exists():
+        _do_without(str(path))
+    return path
+
+
+def _do_without(what: str) -> NoReturn:
+    message = f"{what} is not installed"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from programs import find_program
+from programs import find_file, find_program
 
 __all__ = ["Page", "running_haproxy", "running_nginx"]
 
@@ -46,12 +46,15 @@ class Page:
 
 
 MAIN = """
-{user}
+{first}
 daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log stderr;
 events {{}}
+{blocks}
+"""
+HTTP = """
 http {{
     access_log off;
     client_body_temp_path {folder}/body;
@@ -62,17 +65,30 @@ http {{
 {site}
 }}
 """
+_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 @contextmanager
 def running_nginx(
     configuration: str, folder: Path, listening: list[socket.socket]
 ) -> Iterator[None]:
-    """Run nginx on sockets that listen already, as it does when it is upgraded."""
+    """
+    Run nginx on sockets that listen already, as it does when it is upgraded.
+
+    Args:
+        configuration: What is in its ``http`` block, or a ``stream`` block.
+        folder: For its files.
+        listening: The sockets, whose addresses it names.
+    """
     file = folder / "nginx.conf"
     # Else the workers of a master which root started could not read the folder.
-    user = "user root;" if os.geteuid() == 0 else ""
-    file.write_text(MAIN.format(folder=folder, site=configuration, user=user))
+    first = "user root;" if os.geteuid() == 0 else ""
+    if configuration.startswith("stream {"):
+        first += f"load_module {find_file(_STREAM_MODULE)};"
+        blocks = configuration
+    else:
+        blocks = HTTP.format(folder=folder, site=configuration)
+    file.write_text(MAIN.format(folder=folder, first=first, blocks=blocks))
     for sock in listening:
         sock.setblocking(False)
     numbers = [sock.fileno() for sock in listening]
