@@ -1,8 +1,9 @@
 """
 HTTP/2: one connection, its frames, its streams.
 
-The connection reads frames, and keeps the rules that concern all streams. What it and
-they send goes through its :mod:`~daphne_like.protocols.http2_output`.
+The connection acts on the frames which its :mod:`~daphne_like.protocols.http2_reader`
+reads, and keeps the rules that concern all streams. What it and they send goes through
+its :mod:`~daphne_like.protocols.http2_output`.
 
 An error of one stream resets it; an error of the connection is told by GOAWAY, after
 which the connection is closed (section 5.4).
@@ -28,9 +29,7 @@ from daphne_like.protocols.http2_flood import FloodGuard
 from daphne_like.protocols.http2_frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
-    FRAME_HEAD,
     MOST_WINDOW,
-    PREFACE,
     ErrorCode,
     Flag,
     FrameType,
@@ -52,6 +51,11 @@ from daphne_like.protocols.http2_heads import (
     read_priority,
 )
 from daphne_like.protocols.http2_output import Output
+from daphne_like.protocols.http2_reader import (
+    FrameReader,
+    depends_on_itself,
+    wrong_stream,
+)
 from daphne_like.protocols.http2_requests import RequestBlocks
 from daphne_like.protocols.http2_stream import HTTP2Stream, StreamState
 from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
@@ -69,9 +73,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Protocol"]
 
-# Frames of one head, and what they may add up to beside the limit for its fields.
-_MOST_CONTINUATIONS = 256
-_BLOCK_SLACK_BYTES = 64 * 1024
 # Streams that were reset lately, whose frames may still be on their way.
 _MOST_REMEMBERED = 256
 # Priorities of requests which have not come yet (RFC 9218 section 7.1).
@@ -80,11 +81,6 @@ _MOST_EARLY_PRIORITIES = 128
 _LINGER_TIMEOUT = 2.0
 # How long a client gets to answer that it knows of our leaving.
 _LEAVE_TIMEOUT = 1.0
-
-_HEADERS = int(FrameType.HEADERS)
-_DATA = int(FrameType.DATA)
-# Of the flags of HEADERS: what asks for more than the fields to be read.
-_UNUSUAL = Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY
 
 _YES_OR_NO = (
     SettingCode.ENABLE_PUSH,
@@ -99,8 +95,7 @@ _KEEP_ALIVE_PING = b"are you?"
 class _State(Enum):
     """What becomes of bytes that arrive."""
 
-    PREFACE = "the preface is awaited"
-    SETTINGS = "the first frame is awaited"
+    OPENING = "the client's settings are awaited"
     OPEN = "requests are read"
     LEAVING = "requests are read which were sent before the client knew that we leave"
     DRAINING = "no further request is taken"
@@ -111,21 +106,6 @@ class _State(Enum):
 _OPEN = _State.OPEN
 _TAKING = (_State.OPEN, _State.LEAVING)
 _OVER = (_State.CLOSING, _State.CLOSED)
-
-
-class _PartialHead:
-    """A head of which more fragments are to come (section 6.10)."""
-
-    __slots__ = ("ended", "failure", "fragments", "size", "stream")
-
-    def __init__(
-        self, stream: int, fragment: bytes, ended: int, failure: StreamFailed | None
-    ) -> None:
-        self.stream = stream
-        self.failure = failure
-        self.fragments = [fragment]
-        self.size = len(fragment)
-        self.ended = ended
 
 
 @implementer(IProtocol)
@@ -142,13 +122,13 @@ class HTTP2Protocol:
 
     Attributes:
         streams: Those which are not over, by number.
+        reader: Reads what comes in.
         output: Takes what goes out.
         can_push: The client takes pushes, and they are switched on.
         round_trip: How long the peer took to answer to our settings, in seconds.
     """
 
     __slots__ = (
-        "_buffer",
         "_connection",
         "_context",
         "_credit",
@@ -163,7 +143,6 @@ class HTTP2Protocol:
         "_most_pushed",
         "_most_streams",
         "_opened_at",
-        "_partial",
         "_ping_deadline",
         "_receive_window",
         "_requests",
@@ -179,6 +158,7 @@ class HTTP2Protocol:
         "loop",
         "most_stream_window",
         "output",
+        "reader",
         "round_trip",
         "streams",
         "wheel",
@@ -192,14 +172,15 @@ class HTTP2Protocol:
         self.clock = context.wheel.clock
         self.default_headers = context.default_headers
         self._connection: Connection | None = None
-        self._state = _State.PREFACE
+        self._state = _State.OPENING
         self.covered_from = inf
         self.output = Output(context)
 
         # Bytes in.
-        self._buffer = b""
-        self._partial: _PartialHead | None = None
         self._requests = RequestBlocks(context.settings)
+        self.reader = FrameReader(
+            context.http2.http2_max_frame_size, self._requests.most_bytes
+        )
         self._known = self._requests.known
         self._receive_window = DEFAULT_WINDOW
         self._credit = context.http2.http2_connection_window - DEFAULT_WINDOW
@@ -359,7 +340,7 @@ class HTTP2Protocol:
         if self._state is _State.CLOSING:
             return  # with the last stream that failed
         self._state = _State.CLOSING
-        self._buffer, self._partial = b"", None
+        self.reader.close()
         self._head_deadline = self._ping_deadline = inf
         self._idle_deadline = self.clock() + _LINGER_TIMEOUT
         self._watch(self._idle_deadline)
@@ -376,11 +357,8 @@ class HTTP2Protocol:
         output = self.output
         output.corked = True
         try:
-            if self._buffer:
-                data, self._buffer = self._buffer + data, b""
-            if state is _State.PREFACE:
-                data = self._read_preface(data)
-            self._read_frames(data)
+            begun = self.reader.read(data, self)
+            self._expect_rest(begun=begun)
         except ConnectionFailed as failure:
             self._fail(failure)
         finally:
@@ -389,85 +367,27 @@ class HTTP2Protocol:
         if not self.streams:
             self._rest()
 
-    def _read_preface(self, data: bytes) -> bytes:
-        """Read what a client begins with (section 3.4); return what is behind it."""
-        if not data.startswith(PREFACE):
-            if not PREFACE.startswith(data):
-                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the preface is wrong")
-            return data
-        self._state = _State.SETTINGS
-        return data[len(PREFACE) :]
-
-    def _read_frames(self, data: bytes) -> None:
-        """Read all frames that are complete, and keep the rest."""
-        position, end = 0, len(data)
-        unpack = FRAME_HEAD.unpack_from
-        most = self._context.http2.http2_max_frame_size
-        if self._state is _State.PREFACE:
-            end = 0
-        while end - position >= 9:
-            high, low, kind, flags, stream = unpack(data, position)
-            size = high << 8 | low
-            if size > most:
-                # Section 4.2.
-                raise ConnectionFailed(
-                    ErrorCode.FRAME_SIZE_ERROR, "a frame is too long"
-                )
-            start = position + 9
-            position = start + size
-            if position > end:
-                position = start - 9
-                break
-            payload = data[start:position]
-            if kind == _HEADERS and flags & _UNUSUAL == Flag.END_HEADERS:
-                if self._partial is not None or self._state is _State.SETTINGS:
-                    raise _out_of_order()
-                self._head_received(stream & MOST_WINDOW, payload, flags & 1)
-            else:
-                self._frame_received(kind, flags, stream & MOST_WINDOW, payload)
-            if self._state is _State.CLOSING:
-                return
-        self._buffer = data[position:] if position else data
-        self._expect_head(begun=position > 0)
-
-    def _expect_head(self, *, begun: bool) -> None:
+    def _expect_rest(self, *, begun: bool) -> None:
         """
         Limit the time for a head that has begun, and for any small frame.
 
         Args:
-            begun: The frame of which there is a part came with this read.
+            begun: That of which there is a part came with this read.
         """
-        if self._partial is None and (
-            not self._buffer or (self._buffer[3:4] == b"\0" and self.streams)
+        reader = self.reader
+        rest = reader.rest
+        if reader.partial_head is None and (
+            not rest or (rest[3:4] == b"\0" and self.streams)
         ):
             self._head_deadline = inf  # frames of bodies have a deadline of their own
-        elif self._head_deadline == inf or (begun and self._partial is None):
+        elif begun or self._head_deadline == inf:
             self._head_deadline = self._after(self.limits.timeout_request_header)
             self._watch(self._head_deadline)
 
-    def partial_bytes(self, stream: int) -> int:
-        """Count what has come of a DATA frame of ``stream`` that isn't complete."""
-        buffer = self._buffer
-        if len(buffer) >= 9 and buffer[3] == _DATA:
-            number = FRAME_HEAD.unpack_from(buffer)[4]
-            if number & MOST_WINDOW == stream:
-                return len(buffer)
-        return 0
-
-    def _frame_received(
+    def frame_received(
         self, kind: int, flags: int, stream: int, payload: bytes
     ) -> None:
-        """Act on any frame."""
-        partial = self._partial
-        if partial is not None and (
-            kind != FrameType.CONTINUATION or stream != partial.stream
-        ):
-            raise _out_of_order()
-        if self._state is _State.SETTINGS:
-            # Section 3.4: the preface ends with SETTINGS.
-            if kind != FrameType.SETTINGS or flags & Flag.ACK:
-                raise _out_of_order()
-            self._state = _OPEN
+        """Act on any frame but those of heads (FrameSink)."""
         handler = self._HANDLERS.get(kind)
         if handler is None:
             # Section 4.1: unknown types are ignored; not in any number.
@@ -484,63 +404,22 @@ class HTTP2Protocol:
 
     # -- Requests ------------------------------------------------------------
 
-    def _headers_frame(self, flags: int, stream: int, payload: bytes) -> None:
-        """Take a head in the general form of section 6.2."""
-        fragment = unpadded(flags, payload)
-        failure = None
-        if flags & Flag.PRIORITY:
-            if len(fragment) < 5:
-                raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "HEADERS is short")
-            if read_number(fragment) == stream:
-                # RFC 7540 section 5.3.1; its priorities are otherwise ignored.
-                failure = _depends_on_itself()
-            fragment = fragment[5:]
-        if not flags & Flag.END_HEADERS:
-            self._check_new(stream)
-            self._partial = _PartialHead(stream, fragment, flags & 1, failure)
-            self._head_deadline = inf
-        else:
-            self._head_received(stream, fragment, flags & 1, failure)
-
-    def _continuation_frame(self, flags: int, stream: int, payload: bytes) -> None:
-        """Take another fragment of a head (section 6.10)."""
-        partial = self._partial
-        if partial is None:
-            raise _out_of_order()
-        partial.fragments.append(payload)
-        partial.size += len(payload)
-        # Attack: fragments without end.
-        if (
-            partial.size > self._requests.most_bytes + _BLOCK_SLACK_BYTES
-            or len(partial.fragments) > _MOST_CONTINUATIONS
-        ):
-            raise ConnectionFailed(ErrorCode.ENHANCE_YOUR_CALM, "a head is too long")
-        if flags & Flag.END_HEADERS:
-            self._partial = None
-            block = b"".join(partial.fragments)
-            self._head_received(stream, block, partial.ended, partial.failure)
-
-    def _check_new(self, stream: int) -> None:
-        if not stream & 1:
-            raise ConnectionFailed(
-                ErrorCode.PROTOCOL_ERROR, "HEADERS on a wrong stream"
-            )
-
-    def _head_received(
+    def head_received(
         self,
         stream: int,
         block: bytes,
         ended: int,
         failure: StreamFailed | None = None,
     ) -> None:
-        """Begin a request, or end one with trailers."""
+        """Begin a request, or end one with trailers (FrameSink)."""
         if stream <= self._last_stream:
             try:
                 self._trailers_received(stream, block, ended)
             except StreamFailed as broken:
                 self._fail_stream(stream, broken)
             return
-        self._check_new(stream)
+        if not stream & 1:
+            raise wrong_stream()
         if stream != self._last_stream + 2 and stream != 1:
             # Section 5.1.1: the numbers left out are used up. They pay for nothing.
             self._skipped.append(range(self._last_stream + 1, stream))
@@ -685,7 +564,7 @@ class HTTP2Protocol:
         if len(payload) != 5:
             failure = StreamFailed(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes")
         elif read_number(payload) == number:
-            failure = _depends_on_itself()
+            failure = depends_on_itself()
         if failure is not None:
             if number > self._last_stream:
                 # No stream is there that could be reset.
@@ -708,6 +587,8 @@ class HTTP2Protocol:
         """Keep to the peer's settings from now on (section 6.5)."""
         if number:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if self._state is _State.OPENING:
+            self._state = _OPEN
         # Attack: settings in great number, each of which concerns all streams.
         self._spend_idle(1 + len(payload) // 6)
         if flags & Flag.ACK:
@@ -828,7 +709,6 @@ class HTTP2Protocol:
 
     _HANDLERS: ClassVar[dict[int, Callable[[HTTP2Protocol, int, int, bytes], None]]] = {
         FrameType.DATA: _data_frame,
-        FrameType.HEADERS: _headers_frame,
         FrameType.PRIORITY: _priority_frame,
         FrameType.RST_STREAM: _reset_frame,
         FrameType.SETTINGS: _settings_frame,
@@ -836,7 +716,6 @@ class HTTP2Protocol:
         FrameType.PING: _ping_frame,
         FrameType.GOAWAY: _goaway_frame,
         FrameType.WINDOW_UPDATE: _window_update_frame,
-        FrameType.CONTINUATION: _continuation_frame,
         FrameType.PRIORITY_UPDATE: _priority_update_frame,
     }
 
@@ -995,11 +874,3 @@ class HTTP2Protocol:
             self._idle_deadline = self._after(self.limits.timeout_keep_alive)
         else:
             self._say_goodbye()
-
-
-def _out_of_order() -> ConnectionFailed:
-    return ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame came out of order")
-
-
-def _depends_on_itself() -> StreamFailed:
-    return StreamFailed(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")

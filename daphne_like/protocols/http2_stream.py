@@ -579,7 +579,7 @@ class HTTP2Stream:
         ):
             self._body_deadline = inf
             return
-        upload.partial_bytes = connection.partial_bytes(self.id)
+        upload.partial_bytes = connection.reader.partial_bytes(self.id)
         self._body_deadline = connection.clock() + timeout
         self._watch(self._body_deadline)
 
@@ -642,7 +642,7 @@ class HTTP2Stream:
         """Give up on a body of which nothing has come for too long."""
         upload = self._upload
         assert upload is not None
-        if self._connection.partial_bytes(self.id) > upload.partial_bytes:
+        if self._connection.reader.partial_bytes(self.id) > upload.partial_bytes:
             self._await_body()  # a frame comes in, slowly
         elif self.state is _HALF_CLOSED_LOCAL:
             self.reset(ErrorCode.NO_ERROR)

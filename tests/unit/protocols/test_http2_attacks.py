@@ -89,7 +89,7 @@ def held_bytes(served: ServedHTTP2) -> int:
         waiting_bytes
         + sum(map(len, protocol.output._out))
         + served.transport.write_buffer_bytes()
-        + len(protocol._buffer)
+        + len(protocol.reader.rest)
     )
 
 
@@ -370,7 +370,7 @@ def test_a_head_without_end(serve: Serve) -> None:
         served.settle()
 
         assert_calmed(served)
-        assert served.protocol._partial is None
+        assert served.protocol.reader.partial_head is None
 
 
 def literal(name: bytes, value: bytes) -> bytes:
