@@ -27,7 +27,6 @@ from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
 from daphne_like.protocols.connections import describe, unsent_bytes
 from daphne_like.protocols.http2_flood import FloodGuard
 from daphne_like.protocols.http2_frames import (
-    DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
     MOST_WINDOW,
     ErrorCode,
@@ -50,6 +49,7 @@ from daphne_like.protocols.http2_heads import (
     ReadHead,
     read_priority,
 )
+from daphne_like.protocols.http2_keepalive import KeepAlive
 from daphne_like.protocols.http2_output import Output
 from daphne_like.protocols.http2_reader import (
     FrameReader,
@@ -67,9 +67,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from daphne_like.protocols.connections import HTTPContext, Transport
-    from daphne_like.protocols.interfaces import (
-        Connection,
-    )
+    from daphne_like.protocols.interfaces import Connection
 
 __all__ = ["HTTP2Protocol"]
 
@@ -82,14 +80,7 @@ _LINGER_TIMEOUT = 2.0
 # How long a client gets to answer that it knows of our leaving.
 _LEAVE_TIMEOUT = 1.0
 
-_YES_OR_NO = (
-    SettingCode.ENABLE_PUSH,
-    SettingCode.ENABLE_CONNECT_PROTOCOL,
-    SettingCode.NO_RFC7540_PRIORITIES,
-)
-
 _DRAIN_PING = b"draining"
-_KEEP_ALIVE_PING = b"are you?"
 
 
 class _State(Enum):
@@ -135,15 +126,14 @@ class HTTP2Protocol:
         "_early_priorities",
         "_guard",
         "_head_deadline",
-        "_heard",
         "_idle_deadline",
+        "_keep_alive",
         "_known",
         "_last_pushed",
         "_last_stream",
         "_most_pushed",
         "_most_streams",
         "_opened_at",
-        "_ping_deadline",
         "_receive_window",
         "_requests",
         "_reset_streams",
@@ -203,12 +193,11 @@ class HTTP2Protocol:
 
         # Trouble, and time.
         self._guard = FloodGuard(self.clock)
+        self._keep_alive = KeepAlive(context.http2, self.output)
         self._opened_at = 0.0
         self.round_trip = 0.0
-        self._heard = 0.0
         self._idle_deadline = inf
         self._head_deadline = inf
-        self._ping_deadline = inf
 
     # -- The life of the connection ------------------------------------------
 
@@ -224,7 +213,7 @@ class HTTP2Protocol:
         full = len(context.connections) >= limit > 0
         context.connections.add(self)
         self._opened_at = self.clock()
-        self._heard = self.wheel.now
+        self._keep_alive.heard = self.wheel.now
         options = context.http2
         self.output.put(
             settings_frame(
@@ -341,7 +330,8 @@ class HTTP2Protocol:
             return  # with the last stream that failed
         self._state = _State.CLOSING
         self.reader.close()
-        self._head_deadline = self._ping_deadline = inf
+        self._head_deadline = inf
+        self._keep_alive.cancel()
         self._idle_deadline = self.clock() + _LINGER_TIMEOUT
         self._watch(self._idle_deadline)
         self.output.close()
@@ -353,7 +343,7 @@ class HTTP2Protocol:
         state = self._state
         if state is _State.CLOSING or state is _State.CLOSED:
             return
-        self._heard = self.wheel.now
+        self._keep_alive.heard = self.wheel.now
         output = self.output
         output.corked = True
         try:
@@ -605,28 +595,18 @@ class HTTP2Protocol:
         output.resume_turns()
 
     def _apply_settings(self, payload: bytes) -> None:
-        if len(payload) % 6:
-            raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS are cut off")
-        for code, value in read_settings(payload):
-            self._apply_setting(code, value)
-
-    def _apply_setting(self, code: int, value: int) -> None:
         """Section 6.5.2; unknown ones are ignored."""
-        if code == SettingCode.HEADER_TABLE_SIZE:
-            self.output.resize_table(value)
-        elif code == SettingCode.INITIAL_WINDOW_SIZE:
-            self._resize_windows(value)
-        elif code == SettingCode.MAX_FRAME_SIZE:
-            if not DEFAULT_FRAME_BYTES <= value < 2**24:
-                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
-            self.output.most_frame_bytes = value
-        elif code in _YES_OR_NO:
-            if value > 1:
-                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
-            if code == SettingCode.ENABLE_PUSH:
+        for code, value in read_settings(payload):
+            if code == SettingCode.HEADER_TABLE_SIZE:
+                self.output.resize_table(value)
+            elif code == SettingCode.INITIAL_WINDOW_SIZE:
+                self._resize_windows(value)
+            elif code == SettingCode.MAX_FRAME_SIZE:
+                self.output.most_frame_bytes = value
+            elif code == SettingCode.ENABLE_PUSH:
                 self.can_push = value == 1 and self._context.http2.http2_push
-        elif code == SettingCode.MAX_CONCURRENT_STREAMS:
-            self._most_pushed = min(value, self._most_streams)
+            elif code == SettingCode.MAX_CONCURRENT_STREAMS:
+                self._most_pushed = min(value, self._most_streams)
 
     def _resize_windows(self, size: int) -> None:
         """Section 6.9.2: all streams' windows change, and may become negative."""
@@ -820,11 +800,7 @@ class HTTP2Protocol:
         """Tell the earliest deadline (DeadlineHolder)."""
         quiet = self._idle_deadline
         if self.streams or quiet == inf:
-            interval = self._context.http2.http2_ping_interval
-            if self._ping_deadline != inf:
-                quiet = self._ping_deadline
-            else:
-                quiet = self._heard + interval if interval else inf
+            quiet = self._keep_alive.next_deadline()
         return min(quiet, self._head_deadline)
 
     def deadline_passed(self, now: float) -> None:
@@ -835,33 +811,15 @@ class HTTP2Protocol:
                 ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame took too long")
             )
         elif self.streams or self._idle_deadline == inf:
-            self._check_alive(now)
+            if self._keep_alive.is_gone(now):
+                self.limit_hit("http2_ping_timeout")
+                self._transport.abortConnection()
         elif self._idle_deadline <= now:
             self._idle_deadline = inf
             self._idled(now)
         deadline = self.next_deadline()
         if deadline != inf:
             self._watch(deadline)
-
-    def _check_alive(self, now: float) -> None:
-        """Ask a silent peer whether it is there, and give up one that isn't."""
-        options = self._context.http2
-        if self.output.congested:
-            # A PING would wait behind all the rest. What the peer takes of that has a
-            # deadline of its own.
-            self._heard, self._ping_deadline = now, inf
-        elif self._ping_deadline <= now:
-            if self._heard < self._ping_deadline - options.http2_ping_timeout:
-                self.limit_hit("http2_ping_timeout")
-                self._transport.abortConnection()
-                return
-            self._ping_deadline = inf
-        elif (
-            self._ping_deadline == inf
-            and 0 < options.http2_ping_interval <= now - self._heard
-        ):
-            self._ping_deadline = now + options.http2_ping_timeout
-            self.output.put(frame(FrameType.PING, 0, 0, _KEEP_ALIVE_PING))
 
     def _idled(self, now: float) -> None:
         """End a connection on which nothing happens."""

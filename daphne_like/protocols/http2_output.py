@@ -281,12 +281,7 @@ class Output:
 
         Returns:
             By how much those of streams which are open change.
-
-        Raises:
-            ConnectionFailed: It is too large.
         """
-        if size > MOST_WINDOW:
-            raise ConnectionFailed(ErrorCode.FLOW_CONTROL_ERROR, "a setting is wrong")
         change = size - self.stream_window
         self.stream_window = size
         self.least_frame = LEAST_USEFUL_BYTES if size >= 2 * LEAST_USEFUL_BYTES else 1
