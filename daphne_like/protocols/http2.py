@@ -353,7 +353,8 @@ class HTTP2Protocol:
             self._fail(failure)
         finally:
             output.corked = False
-        output.flush()
+        if output.pending:
+            output.flush()
         if not self.streams:
             self._rest()
 

@@ -68,8 +68,9 @@ class Output:
     A peer that takes nothing from a full transport for ``timeout_send`` is given up.
 
     Attributes:
-        corked: What is put waits for :meth:`flush`, which is otherwise called at the
-            end of this turn of the loop.
+        pending: What was put, and waits for :meth:`flush`.
+        corked: Somebody will call :meth:`flush`; otherwise it is called at the end of
+            this turn of the loop.
         encode_response: Makes the block of a response's head.
         send_window: Bytes which the peer takes now, on all streams.
         stream_window: Bytes which it takes on a stream that opens now.
@@ -86,7 +87,6 @@ class Output:
         "_context",
         "_deadline",
         "_flush_due",
-        "_out",
         "_reading_paused",
         "_responses",
         "_rest_due",
@@ -103,6 +103,7 @@ class Output:
         "held_back",
         "least_frame",
         "most_frame_bytes",
+        "pending",
         "send_window",
         "stream_window",
         "useful_frames",
@@ -115,7 +116,7 @@ class Output:
         self._context = context
 
         # Frames.
-        self._out: list[bytes | memoryview] = []
+        self.pending: list[bytes | memoryview] = []
         self.corked = False
         self._flush_due = False
         self._unwritten_bytes = 0
@@ -163,7 +164,7 @@ class Output:
     def connection_lost(self) -> None:
         """Drop all that is put from now on: the transport is gone."""
         self._write = _drop
-        self._out.clear()
+        self.pending.clear()
         self.congested = False
         self._deadline = inf
         self._context.wheel.remove(self)
@@ -206,7 +207,7 @@ class Output:
         Args:
             data: A frame, or its head, which the payload follows.
         """
-        self._out.append(data)
+        self.pending.append(data)
         if not self.corked and not self._flush_due:
             self._flush_due = True
             self._context.loop.call_soon(self._flush_later)
@@ -217,10 +218,10 @@ class Output:
 
     def flush(self) -> None:
         """Write all that was put, at once."""
-        out = self._out
-        if out:
-            data = b"".join(out)
-            out.clear()
+        pending = self.pending
+        if pending:
+            data = b"".join(pending)
+            pending.clear()
             self._unwritten_bytes = 0
             self._write(data)
 

@@ -8,7 +8,7 @@ a head. What the frames mean is the sink's.
 
 Source: RFC 9113 sections 3.4, 4.1, 4.2, 6.2, 6.10.
 
-Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_attacks.py``.
+Tests: ``tests/unit/protocols/test_http2_reader.py``, ``test_http2_attacks.py``.
 """
 
 from __future__ import annotations
@@ -131,12 +131,13 @@ class FrameReader:
         Raises:
             ConnectionFailed: They break a rule. Nothing more may be read.
         """
-        if self.rest:
+        fresh = not self.rest
+        if not fresh:
             data, self.rest = self.rest + data, b""
         if self._awaited is _Awaited.PREFACE:
             if len(data) < len(PREFACE) and PREFACE.startswith(data):
                 self.rest = data
-                return False
+                return fresh
             data = self._read_preface(data)
         position, end = 0, len(data)
         partial_head = self.partial_head
@@ -172,7 +173,7 @@ class FrameReader:
         self.rest = data[position:] if position else data
         if self.partial_head is not None:
             return self.partial_head is not partial_head
-        return position > 0
+        return fresh or position > 0
 
     def close(self) -> None:
         """Ignore what follows, in the bytes that are being read, too."""

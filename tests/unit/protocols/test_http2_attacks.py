@@ -87,7 +87,7 @@ def held_bytes(served: ServedHTTP2) -> int:
     waiting_bytes = sum(stream.unsent_bytes() for stream in protocol.streams.values())
     return (
         waiting_bytes
-        + sum(map(len, protocol.output._out))
+        + sum(map(len, protocol.output.pending))
         + served.transport.write_buffer_bytes()
         + len(protocol.reader.rest)
     )
