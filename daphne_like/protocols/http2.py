@@ -1,9 +1,9 @@
 """
 HTTP/2: one connection, its frames, its streams.
 
-The connection reads frames, keeps the rules that concern all streams, and decides
-whose turn it is to send. All answers to one read leave in one write, and so do those
-which applications give within one turn of the loop.
+The connection acts on the frames which its :mod:`~daphne_like.protocols.http2_reader`
+reads, and keeps the rules that concern all streams. What it and they send goes through
+its :mod:`~daphne_like.protocols.http2_output`.
 
 An error of one stream resets it; an error of the connection is told by GOAWAY, after
 which the connection is closed (section 5.4).
@@ -20,18 +20,15 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.interfaces import IProtocol
 from zope.interface import implementer
 
 from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
-from daphne_like.protocols.connections import close_writing, describe, unsent_bytes
+from daphne_like.protocols.connections import describe, unsent_bytes
 from daphne_like.protocols.http2_flood import FloodGuard
 from daphne_like.protocols.http2_frames import (
-    DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
-    FRAME_HEAD,
     MOST_WINDOW,
-    PREFACE,
     ErrorCode,
     Flag,
     FrameType,
@@ -39,7 +36,6 @@ from daphne_like.protocols.http2_frames import (
     check_size,
     frame,
     goaway_frame,
-    head_frames,
     read_number,
     read_settings,
     reset_frame,
@@ -53,39 +49,28 @@ from daphne_like.protocols.http2_heads import (
     ReadHead,
     read_priority,
 )
-from daphne_like.protocols.http2_requests import RequestBlocks
-from daphne_like.protocols.http2_responses import ResponseBlocks
-from daphne_like.protocols.http2_stream import (
-    LEAST_USEFUL_BYTES,
-    HTTP2Stream,
-    StreamState,
+from daphne_like.protocols.http2_keepalive import KeepAlive
+from daphne_like.protocols.http2_output import Output
+from daphne_like.protocols.http2_reader import (
+    FrameReader,
+    depends_on_itself,
+    wrong_stream,
 )
-from daphne_like.protocols.http2_turns import Turns
+from daphne_like.protocols.http2_requests import RequestBlocks
+from daphne_like.protocols.http2_stream import HTTP2Stream, StreamState
 from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from twisted.internet.interfaces import ITransport
     from twisted.python.failure import Failure
 
     from daphne_like.protocols.connections import HTTPContext, Transport
-    from daphne_like.protocols.interfaces import (
-        Connection,
-        Header,
-    )
+    from daphne_like.protocols.interfaces import Connection
 
 __all__ = ["HTTP2Protocol"]
 
-# So many bytes of bodies leave in one write. The transport says then when it is full.
-# With a quarter of it, bodies of 16 KB over TLS take a tenth more time.
-_BATCH_BYTES = 256 * 1024
-# Frames of one head, and what they may add up to beside the limit for its fields.
-_MOST_CONTINUATIONS = 256
-_BLOCK_SLACK_BYTES = 64 * 1024
-# Answers (to SETTINGS, PING and the like) that may wait for a peer which doesn't read,
-# before reading pauses.
-_MOST_ANSWERS = 128
 # Streams that were reset lately, whose frames may still be on their way.
 _MOST_REMEMBERED = 256
 # Priorities of requests which have not come yet (RFC 9218 section 7.1).
@@ -95,29 +80,13 @@ _LINGER_TIMEOUT = 2.0
 # How long a client gets to answer that it knows of our leaving.
 _LEAVE_TIMEOUT = 1.0
 
-_HEADERS = int(FrameType.HEADERS)
-_DATA = int(FrameType.DATA)
-# Of the flags of HEADERS: what asks for more than the fields to be read.
-_UNUSUAL = Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY
-
-_YES_OR_NO = (
-    SettingCode.ENABLE_PUSH,
-    SettingCode.ENABLE_CONNECT_PROTOCOL,
-    SettingCode.NO_RFC7540_PRIORITIES,
-)
-
 _DRAIN_PING = b"draining"
-_KEEP_ALIVE_PING = b"are you?"
-
-# How long what is left of a window waits for more, in seconds.
-_REST_DELAY = 0.1
 
 
 class _State(Enum):
     """What becomes of bytes that arrive."""
 
-    PREFACE = "the preface is awaited"
-    SETTINGS = "the first frame is awaited"
+    OPENING = "the client's settings are awaited"
     OPEN = "requests are read"
     LEAVING = "requests are read which were sent before the client knew that we leave"
     DRAINING = "no further request is taken"
@@ -130,22 +99,7 @@ _TAKING = (_State.OPEN, _State.LEAVING)
 _OVER = (_State.CLOSING, _State.CLOSED)
 
 
-class _PartialHead:
-    """A head of which more fragments are to come (section 6.10)."""
-
-    __slots__ = ("ended", "failure", "fragments", "size", "stream")
-
-    def __init__(
-        self, stream: int, fragment: bytes, ended: int, failure: StreamFailed | None
-    ) -> None:
-        self.stream = stream
-        self.failure = failure
-        self.fragments = [fragment]
-        self.size = len(fragment)
-        self.ended = ended
-
-
-@implementer(IProtocol, IPushProducer)
+@implementer(IProtocol)
 class HTTP2Protocol:
     """
     One connection.
@@ -154,81 +108,49 @@ class HTTP2Protocol:
     application takes the body, the connection's as any application does. An upload
     which nobody reads holds no more than its own window.
 
-    Flow control towards the peer: what neither window lets go out, or what comes
-    while the transport is full, waits in its stream, whose application waits in
-    ``send()``. Streams take turns, a frame each, by their priority. Heads and answers
-    to control frames never wait; when too many of them have been written to a
-    transport that is full, reading pauses.
-
     Deadlines are instants of the wheel's clock, ``inf`` when nothing is due; those of
-    single requests are the streams'.
+    single requests are the streams', that of a full transport the output's.
 
     Attributes:
         streams: Those which are not over, by number.
-        send_window: Bytes which the peer takes now, on all streams.
-        most_frame_bytes: The longest payload which the peer takes.
-        least_frame: The smallest piece of a body that goes out for want of window.
-        congested: The transport is full.
-        encode_response: Makes the block of a response's head.
+        reader: Reads what comes in.
+        output: Takes what goes out.
         can_push: The client takes pushes, and they are switched on.
         round_trip: How long the peer took to answer to our settings, in seconds.
-        useful_frames: DATA frames sent, but for those which a window made tiny.
     """
 
     __slots__ = (
-        "_answers",
-        "_buffer",
         "_connection",
         "_context",
         "_credit",
         "_early_priorities",
-        "_flush_due",
         "_guard",
         "_head_deadline",
-        "_heard",
-        "_held_back",
         "_idle_deadline",
+        "_keep_alive",
         "_known",
         "_last_pushed",
         "_last_stream",
         "_most_pushed",
         "_most_streams",
         "_opened_at",
-        "_out",
-        "_partial",
-        "_peer_window",
-        "_ping_deadline",
-        "_pumping",
-        "_reading",
-        "_reading_paused",
-        "_ready",
         "_receive_window",
         "_requests",
         "_reset_streams",
-        "_responses",
-        "_rest_due",
-        "_send_deadline",
         "_skipped",
         "_state",
         "_transport",
-        "_unsent_bytes",
-        "_unwritten_bytes",
-        "_write",
         "can_push",
         "clock",
-        "congested",
         "covered_from",
         "default_headers",
-        "encode_response",
-        "least_frame",
         "limits",
         "loop",
-        "most_frame_bytes",
         "most_stream_window",
+        "output",
+        "reader",
         "round_trip",
-        "send_window",
         "streams",
-        "useful_frames",
         "wheel",
     )
 
@@ -240,19 +162,18 @@ class HTTP2Protocol:
         self.clock = context.wheel.clock
         self.default_headers = context.default_headers
         self._connection: Connection | None = None
-        self._state = _State.PREFACE
+        self._state = _State.OPENING
         self.covered_from = inf
+        self.output = Output(context)
 
         # Bytes in.
-        self._buffer = b""
-        self._partial: _PartialHead | None = None
         self._requests = RequestBlocks(context.settings)
+        self.reader = FrameReader(
+            context.http2.http2_max_frame_size, self._requests.most_bytes
+        )
         self._known = self._requests.known
         self._receive_window = DEFAULT_WINDOW
         self._credit = context.http2.http2_connection_window - DEFAULT_WINDOW
-        self._reading = False
-        self._reading_paused = False
-        self._answers = 0
 
         # Streams.
         self.streams: dict[int, HTTP2Stream] = {}
@@ -270,52 +191,31 @@ class HTTP2Protocol:
         self._reset_streams: dict[int, None] = {}
         self._early_priorities: dict[int, Priority] = {}
 
-        # Bytes out.
-        self._out: list[bytes | memoryview] = []
-        self._flush_due = False
-        self._unwritten_bytes = 0
-        self._responses = ResponseBlocks(context.default_headers)
-        self.encode_response = self._responses.encode
-        self.send_window = DEFAULT_WINDOW
-        self._peer_window = DEFAULT_WINDOW
-        self.most_frame_bytes = DEFAULT_FRAME_BYTES
-        self.least_frame = LEAST_USEFUL_BYTES
-        self._held_back: dict[HTTP2Stream, None] = {}
-        self._rest_due = False
-        self._ready = Turns()
-        self._pumping = False
-        self.congested = False
-        self._unsent_bytes = 0
-
         # Trouble, and time.
         self._guard = FloodGuard(self.clock)
-        self.useful_frames = 0
+        self._keep_alive = KeepAlive(context.http2, self.output)
         self._opened_at = 0.0
         self.round_trip = 0.0
-        self._heard = 0.0
         self._idle_deadline = inf
         self._head_deadline = inf
-        self._ping_deadline = inf
-        self._send_deadline = inf
 
     # -- The life of the connection ------------------------------------------
 
     def makeConnection(self, transport: ITransport) -> None:
         """Take the transport into use (IProtocol)."""
         self._transport = cast("Transport", transport)
-        self._write = self._transport.write
         self.connectionMade()
 
     def connectionMade(self) -> None:
         """Join the other connections, and send our settings."""
         context, limit = self._context, self.limits.limit_connections
-        self._transport.registerProducer(self, True)
+        self.output.open(self._transport)
         full = len(context.connections) >= limit > 0
         context.connections.add(self)
         self._opened_at = self.clock()
-        self._heard = self.wheel.now
+        self._keep_alive.heard = self.wheel.now
         options = context.http2
-        self.put(
+        self.output.put(
             settings_frame(
                 (
                     (SettingCode.MAX_CONCURRENT_STREAMS, self._most_streams),
@@ -345,7 +245,8 @@ class HTTP2Protocol:
         """
         if self._state is _State.CLOSING:
             return  # one connection too many
-        self._reading = True
+        output = self.output
+        output.corked = True
         try:
             self._apply_settings(settings)
             self._last_stream = 1
@@ -353,17 +254,15 @@ class HTTP2Protocol:
         except ConnectionFailed as failure:
             self._fail(failure)
         finally:
-            self._reading = False
-        self._flush()
+            output.corked = False
+        output.flush()
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the streams that the connection is gone (IProtocol)."""
         self._state = _State.CLOSED
         self._context.connections.discard(self)
-        self.congested = False
-        self._send_deadline = inf
+        self.output.connection_lost()
         self._fail_streams()
-        self._out.clear()
         self.wheel.remove(self)
 
     def last_call(self) -> None:
@@ -372,8 +271,8 @@ class HTTP2Protocol:
             self._state = _State.LEAVING
             # Section 6.8: requests may be on their way. When this PING is answered
             # the client knows, and they have come.
-            self.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
-            self.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
+            self.output.put(goaway_frame(MOST_WINDOW, ErrorCode.NO_ERROR))
+            self.output.put(frame(FrameType.PING, 0, 0, _DRAIN_PING))
 
     def report(self) -> ConnectionReport:
         """Tell how it is (LiveConnection)."""
@@ -406,14 +305,14 @@ class HTTP2Protocol:
 
     def _say_goodbye(self) -> None:
         """Close a connection on which nothing is in flight."""
-        self.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
+        self.output.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
         self._close()
 
     def _fail(self, failure: ConnectionFailed) -> None:
         """End the connection for an error (section 5.4.1)."""
         if failure.code == ErrorCode.ENHANCE_YOUR_CALM:
             self.limit_hit("http2_flood")
-        self.put(goaway_frame(self._last_stream, failure.code, failure.reason))
+        self.output.put(goaway_frame(self._last_stream, failure.code, failure.reason))
         self._fail_streams()
         self._close()
 
@@ -424,27 +323,18 @@ class HTTP2Protocol:
     def _fail_streams(self) -> None:
         for stream in [*self.streams.values()]:
             stream.fail()
-        self._ready.clear()
 
     def _close(self) -> None:
         """Close when all is written, and leave the peer time to read it."""
         if self._state is _State.CLOSING:
             return  # with the last stream that failed
-        self._flush()
         self._state = _State.CLOSING
-        self._buffer, self._partial = b"", None
-        self._head_deadline = self._ping_deadline = inf
-        self._await_progress()
+        self.reader.close()
+        self._head_deadline = inf
+        self._keep_alive.cancel()
         self._idle_deadline = self.clock() + _LINGER_TIMEOUT
         self._watch(self._idle_deadline)
-        self._transport.unregisterProducer()
-        self.congested = False
-        # A socket that is closed with unread bytes is reset, and the peer drops what
-        # it has not read.
-        (close_writing(self._transport) or self._transport.loseConnection)()
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resumeProducing()
+        self.output.close()
 
     # -- Frames in -----------------------------------------------------------
 
@@ -453,102 +343,42 @@ class HTTP2Protocol:
         state = self._state
         if state is _State.CLOSING or state is _State.CLOSED:
             return
-        self._heard = self.wheel.now
-        self._reading = True
+        self._keep_alive.heard = self.wheel.now
+        output = self.output
+        output.corked = True
         try:
-            if self._buffer:
-                data, self._buffer = self._buffer + data, b""
-            if state is _State.PREFACE:
-                data = self._read_preface(data)
-            self._read_frames(data)
+            begun = self.reader.read(data, self)
+            self._expect_rest(begun=begun)
         except ConnectionFailed as failure:
             self._fail(failure)
         finally:
-            self._reading = False
-        if self._out:
-            self._flush()
+            output.corked = False
+        if output.pending:
+            output.flush()
         if not self.streams:
             self._rest()
 
-    def _read_preface(self, data: bytes) -> bytes:
-        """Read what a client begins with (section 3.4); return what is behind it."""
-        if not data.startswith(PREFACE):
-            if not PREFACE.startswith(data):
-                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "the preface is wrong")
-            return data
-        self._state = _State.SETTINGS
-        return data[len(PREFACE) :]
-
-    def _read_frames(self, data: bytes) -> None:
-        """Read all frames that are complete, and keep the rest."""
-        position, end = 0, len(data)
-        unpack = FRAME_HEAD.unpack_from
-        most = self._context.http2.http2_max_frame_size
-        if self._state is _State.PREFACE:
-            end = 0
-        while end - position >= 9:
-            high, low, kind, flags, stream = unpack(data, position)
-            size = high << 8 | low
-            if size > most:
-                # Section 4.2.
-                raise ConnectionFailed(
-                    ErrorCode.FRAME_SIZE_ERROR, "a frame is too long"
-                )
-            start = position + 9
-            position = start + size
-            if position > end:
-                position = start - 9
-                break
-            payload = data[start:position]
-            if kind == _HEADERS and flags & _UNUSUAL == Flag.END_HEADERS:
-                if self._partial is not None or self._state is _State.SETTINGS:
-                    raise _out_of_order()
-                self._head_received(stream & MOST_WINDOW, payload, flags & 1)
-            else:
-                self._frame_received(kind, flags, stream & MOST_WINDOW, payload)
-            if self._state is _State.CLOSING:
-                return
-        self._buffer = data[position:] if position else data
-        self._expect_head(begun=position > 0)
-
-    def _expect_head(self, *, begun: bool) -> None:
+    def _expect_rest(self, *, begun: bool) -> None:
         """
         Limit the time for a head that has begun, and for any small frame.
 
         Args:
-            begun: The frame of which there is a part came with this read.
+            begun: That of which there is a part came with this read.
         """
-        if self._partial is None and (
-            not self._buffer or (self._buffer[3:4] == b"\0" and self.streams)
+        reader = self.reader
+        rest = reader.rest
+        if reader.partial_head is None and (
+            not rest or (rest[3:4] == b"\0" and self.streams)
         ):
             self._head_deadline = inf  # frames of bodies have a deadline of their own
-        elif self._head_deadline == inf or (begun and self._partial is None):
+        elif begun or self._head_deadline == inf:
             self._head_deadline = self._after(self.limits.timeout_request_header)
             self._watch(self._head_deadline)
 
-    def partial_bytes(self, stream: int) -> int:
-        """Count what has come of a DATA frame of ``stream`` that isn't complete."""
-        buffer = self._buffer
-        if len(buffer) >= 9 and buffer[3] == _DATA:
-            number = FRAME_HEAD.unpack_from(buffer)[4]
-            if number & MOST_WINDOW == stream:
-                return len(buffer)
-        return 0
-
-    def _frame_received(
+    def frame_received(
         self, kind: int, flags: int, stream: int, payload: bytes
     ) -> None:
-        """Act on any frame."""
-        partial = self._partial
-        if partial is not None and (
-            kind != FrameType.CONTINUATION or stream != partial.stream
-        ):
-            raise _out_of_order()
-        if self._state is _State.SETTINGS:
-            # Section 3.4: the preface ends with SETTINGS.
-            if kind != FrameType.SETTINGS or flags & Flag.ACK:
-                raise _out_of_order()
-            self._state = _OPEN
+        """Act on any frame but those of heads (FrameSink)."""
         handler = self._HANDLERS.get(kind)
         if handler is None:
             # Section 4.1: unknown types are ignored; not in any number.
@@ -561,67 +391,26 @@ class HTTP2Protocol:
 
     def _spend_idle(self, amount: int = 1) -> None:
         """Take note of a frame which is of no use by itself."""
-        self._guard.idle_frame(self._last_stream, self.useful_frames, amount)
+        self._guard.idle_frame(self._last_stream, self.output.useful_frames, amount)
 
     # -- Requests ------------------------------------------------------------
 
-    def _headers_frame(self, flags: int, stream: int, payload: bytes) -> None:
-        """Take a head in the general form of section 6.2."""
-        fragment = unpadded(flags, payload)
-        failure = None
-        if flags & Flag.PRIORITY:
-            if len(fragment) < 5:
-                raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "HEADERS is short")
-            if read_number(fragment) == stream:
-                # RFC 7540 section 5.3.1; its priorities are otherwise ignored.
-                failure = _depends_on_itself()
-            fragment = fragment[5:]
-        if not flags & Flag.END_HEADERS:
-            self._check_new(stream)
-            self._partial = _PartialHead(stream, fragment, flags & 1, failure)
-            self._head_deadline = inf
-        else:
-            self._head_received(stream, fragment, flags & 1, failure)
-
-    def _continuation_frame(self, flags: int, stream: int, payload: bytes) -> None:
-        """Take another fragment of a head (section 6.10)."""
-        partial = self._partial
-        if partial is None:
-            raise _out_of_order()
-        partial.fragments.append(payload)
-        partial.size += len(payload)
-        # Attack: fragments without end.
-        if (
-            partial.size > self._requests.most_bytes + _BLOCK_SLACK_BYTES
-            or len(partial.fragments) > _MOST_CONTINUATIONS
-        ):
-            raise ConnectionFailed(ErrorCode.ENHANCE_YOUR_CALM, "a head is too long")
-        if flags & Flag.END_HEADERS:
-            self._partial = None
-            block = b"".join(partial.fragments)
-            self._head_received(stream, block, partial.ended, partial.failure)
-
-    def _check_new(self, stream: int) -> None:
-        if not stream & 1:
-            raise ConnectionFailed(
-                ErrorCode.PROTOCOL_ERROR, "HEADERS on a wrong stream"
-            )
-
-    def _head_received(
+    def head_received(
         self,
         stream: int,
         block: bytes,
         ended: int,
         failure: StreamFailed | None = None,
     ) -> None:
-        """Begin a request, or end one with trailers."""
+        """Begin a request, or end one with trailers (FrameSink)."""
         if stream <= self._last_stream:
             try:
                 self._trailers_received(stream, block, ended)
             except StreamFailed as broken:
                 self._fail_stream(stream, broken)
             return
-        self._check_new(stream)
+        if not stream & 1:
+            raise wrong_stream()
         if stream != self._last_stream + 2 and stream != 1:
             # Section 5.1.1: the numbers left out are used up. They pay for nothing.
             self._skipped.append(range(self._last_stream + 1, stream))
@@ -667,7 +456,6 @@ class HTTP2Protocol:
         stream = HTTP2Stream(
             self,
             number,
-            self._peer_window,
             priority,
             StreamState.HALF_CLOSED_REMOTE if ended else StreamState.OPEN,
         )
@@ -688,14 +476,12 @@ class HTTP2Protocol:
     def _reject(self, number: int, rejection: RequestRejected, ended: int) -> None:
         """Answer what is no request for the application."""
         if self._is_full() or self._state not in _TAKING:
-            self.put(reset_frame(number, ErrorCode.REFUSED_STREAM))
-            self.was_reset(number)
+            self.reset_stream(number, ErrorCode.REFUSED_STREAM)
             return
         self._guard.lost_request(self._last_stream)
         stream = HTTP2Stream(
             self,
             number,
-            self._peer_window,
             DEFAULT_PRIORITY,
             StreamState.HALF_CLOSED_REMOTE if ended else StreamState.OPEN,
         )
@@ -769,7 +555,7 @@ class HTTP2Protocol:
         if len(payload) != 5:
             failure = StreamFailed(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY has 5 bytes")
         elif read_number(payload) == number:
-            failure = _depends_on_itself()
+            failure = depends_on_itself()
         if failure is not None:
             if number > self._last_stream:
                 # No stream is there that could be reset.
@@ -792,6 +578,8 @@ class HTTP2Protocol:
         """Keep to the peer's settings from now on (section 6.5)."""
         if number:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if self._state is _State.OPENING:
+            self._state = _OPEN
         # Attack: settings in great number, each of which concerns all streams.
         self._spend_idle(1 + len(payload) // 6)
         if flags & Flag.ACK:
@@ -801,43 +589,29 @@ class HTTP2Protocol:
             return
         # What the new windows let go out must come behind the answer, which tells the
         # peer that they hold.
-        self._pumping = True
+        output = self.output
+        output.hold_turns()
         self._apply_settings(payload)
-        self._answer(frame(FrameType.SETTINGS, Flag.ACK, 0))
-        self._pumping = False
-        self._send_ready()
+        output.answer(frame(FrameType.SETTINGS, Flag.ACK, 0))
+        output.resume_turns()
 
     def _apply_settings(self, payload: bytes) -> None:
-        if len(payload) % 6:
-            raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS are cut off")
-        for code, value in read_settings(payload):
-            self._apply_setting(code, value)
-
-    def _apply_setting(self, code: int, value: int) -> None:
         """Section 6.5.2; unknown ones are ignored."""
-        if code == SettingCode.HEADER_TABLE_SIZE:
-            self._responses.encoder.resize(value)
-        elif code == SettingCode.INITIAL_WINDOW_SIZE:
-            self._resize_windows(value)
-        elif code == SettingCode.MAX_FRAME_SIZE:
-            if not DEFAULT_FRAME_BYTES <= value < 2**24:
-                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
-            self.most_frame_bytes = value
-        elif code in _YES_OR_NO:
-            if value > 1:
-                raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a setting is wrong")
-            if code == SettingCode.ENABLE_PUSH:
+        for code, value in read_settings(payload):
+            if code == SettingCode.HEADER_TABLE_SIZE:
+                self.output.resize_table(value)
+            elif code == SettingCode.INITIAL_WINDOW_SIZE:
+                self._resize_windows(value)
+            elif code == SettingCode.MAX_FRAME_SIZE:
+                self.output.most_frame_bytes = value
+            elif code == SettingCode.ENABLE_PUSH:
                 self.can_push = value == 1 and self._context.http2.http2_push
-        elif code == SettingCode.MAX_CONCURRENT_STREAMS:
-            self._most_pushed = min(value, self._most_streams)
+            elif code == SettingCode.MAX_CONCURRENT_STREAMS:
+                self._most_pushed = min(value, self._most_streams)
 
     def _resize_windows(self, size: int) -> None:
         """Section 6.9.2: all streams' windows change, and may become negative."""
-        if size > MOST_WINDOW:
-            raise ConnectionFailed(ErrorCode.FLOW_CONTROL_ERROR, "a setting is wrong")
-        change = size - self._peer_window
-        self._peer_window = size
-        self.least_frame = LEAST_USEFUL_BYTES if size >= 2 * LEAST_USEFUL_BYTES else 1
+        change = self.output.resize_stream_window(size)
         for stream in [*self.streams.values()]:
             try:
                 stream.window_updated(change)
@@ -855,10 +629,10 @@ class HTTP2Protocol:
         check_size(payload, 8)
         self._spend_idle()
         if not flags & Flag.ACK:
-            self._answer(frame(FrameType.PING, Flag.ACK, 0, payload))
+            self.output.answer(frame(FrameType.PING, Flag.ACK, 0, payload))
         elif payload == _DRAIN_PING and self._state is _State.LEAVING:
             self._state = _State.DRAINING
-            self.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
+            self.output.put(goaway_frame(self._last_stream, ErrorCode.NO_ERROR))
             if not self.streams:
                 self._close()
 
@@ -878,12 +652,7 @@ class HTTP2Protocol:
         if not number:
             if not count:
                 raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a window grows by 0")
-            self.send_window += count
-            if self.send_window > MOST_WINDOW:
-                raise ConnectionFailed(
-                    ErrorCode.FLOW_CONTROL_ERROR, "the window is too large"
-                )
-            self._send_held_back()
+            self.output.window_updated(count)
             return
         self._check_not_idle(number)
         stream = self.streams.get(number)
@@ -912,8 +681,7 @@ class HTTP2Protocol:
         priority = read_priority(payload[4:])
         stream = self.streams.get(target)
         if stream is not None:
-            self._ready.prioritize(stream, priority)
-            self._send_ready()
+            self.output.prioritize(stream, priority)
         elif (
             target > self._last_stream
             and len(self._early_priorities) < _MOST_EARLY_PRIORITIES
@@ -922,7 +690,6 @@ class HTTP2Protocol:
 
     _HANDLERS: ClassVar[dict[int, Callable[[HTTP2Protocol, int, int, bytes], None]]] = {
         FrameType.DATA: _data_frame,
-        FrameType.HEADERS: _headers_frame,
         FrameType.PRIORITY: _priority_frame,
         FrameType.RST_STREAM: _reset_frame,
         FrameType.SETTINGS: _settings_frame,
@@ -930,7 +697,6 @@ class HTTP2Protocol:
         FrameType.PING: _ping_frame,
         FrameType.GOAWAY: _goaway_frame,
         FrameType.WINDOW_UPDATE: _window_update_frame,
-        FrameType.CONTINUATION: _continuation_frame,
         FrameType.PRIORITY_UPDATE: _priority_update_frame,
     }
 
@@ -953,18 +719,17 @@ class HTTP2Protocol:
             return
         self._last_pushed = promised = self._last_pushed + 2
         host, *others = head.headers
-        block = self._responses.encoder.encode(
+        self.output.put_promise(
+            number,
+            promised,
             [
                 (b":method", head.method.encode()),
                 (b":scheme", self._context.scheme.encode()),
                 (b":authority", host[1]),
                 (b":path", head.target),
                 *others,
-            ]
+            ],
         )
-        payload = promised.to_bytes(4, "big") + block
-        most = self.most_frame_bytes
-        self.put(head_frames(FrameType.PUSH_PROMISE, number, payload, 0, most))
         self._open_stream(promised, ReadHead(head), ended=1)
 
     def _fail_stream(self, number: int, failure: StreamFailed) -> None:
@@ -974,16 +739,16 @@ class HTTP2Protocol:
         Raises:
             ConnectionFailed: It was one too many.
         """
-        self.put(reset_frame(number, failure.code))
-        self.was_reset(number)
+        self.reset_stream(number, failure.code)
         stream = self.streams.get(number)
         if stream is not None:
             stream.fail()
         # Attack: MadeYouReset, CVE-2025-8671.
         self._guard.lost_request(self._last_stream)
 
-    def was_reset(self, number: int) -> None:
-        """Remember a stream of which the peer may not know yet that it is over."""
+    def reset_stream(self, number: int, code: int) -> None:
+        """Reset a stream, and remember that the peer may not know it yet."""
+        self.output.put(reset_frame(number, code))
         streams = self._reset_streams
         streams[number] = None
         if len(streams) > _MOST_REMEMBERED:
@@ -991,13 +756,12 @@ class HTTP2Protocol:
 
     def stream_closed(self, number: int) -> None:
         """Forget a stream."""
+        output = self.output
         stream = self.streams.pop(number, None)
-        if stream is not None and stream.queued:
+        if stream is not None and (stream.queued or output.held_back):
             # Attack: streams that are reset while no window lets them have their turn.
-            self._ready.remove(stream)
-        if stream is not None and self._held_back:
-            self._held_back.pop(stream, None)
-        if not self.streams and not self._reading:
+            output.forget(stream)
+        if not self.streams and not output.corked:
             self._rest()
 
     def _rest(self) -> None:
@@ -1021,140 +785,13 @@ class HTTP2Protocol:
     def _give_credit(self) -> None:
         if self._credit > 0:
             self._receive_window += self._credit
-            self.put(window_update_frame(0, self._credit))
+            self.output.put(window_update_frame(0, self._credit))
             self._credit = 0
-
-    # -- Bytes out -----------------------------------------------------------
-
-    def put(self, data: bytes | memoryview) -> None:
-        """
-        Send with all that is sent in this turn of the loop.
-
-        Args:
-            data: A frame, or its head, which the payload follows.
-        """
-        self._out.append(data)
-        if not self._reading and not self._flush_due:
-            self._flush_due = True
-            self.loop.call_soon(self._flush_later)
-
-    def _flush_later(self) -> None:
-        self._flush_due = False
-        self._flush()
-
-    def _flush(self) -> None:
-        out = self._out
-        if out:
-            data = b"".join(out)
-            out.clear()
-            self._unwritten_bytes = 0
-            if self._state not in _OVER:
-                self._write(data)
-
-    def limit_unwritten(self, count: int) -> None:
-        """Write now, if ``count`` bytes more of bodies are too many to wait."""
-        self._unwritten_bytes += count
-        if self._unwritten_bytes >= _BATCH_BYTES:
-            self._flush()
-
-    def put_head(self, stream: int, block: bytes, flags: int) -> None:
-        """Send a head."""
-        most = self.most_frame_bytes
-        self.put(head_frames(FrameType.HEADERS, stream, block, flags, most))
-        if self.congested:
-            self._owe()
-
-    def put_fields(self, stream: int, fields: Iterable[Header], flags: int) -> None:
-        """Send a head of these fields."""
-        self.put_head(stream, self._responses.encoder.encode(fields), flags)
-
-    def _answer(self, data: bytes) -> None:
-        """Answer a control frame."""
-        self.put(data)
-        if self.congested:
-            self._owe()
-
-    def _owe(self) -> None:
-        """Let a peer wait which asks on and on, and doesn't read the answers."""
-        self._answers += 1
-        if self._answers > _MOST_ANSWERS and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pauseProducing()
-
-    def send_soon(self, stream: HTTP2Stream) -> None:
-        """Give a stream its turn, now if nothing is in the way."""
-        self._ready.add(stream)
-        self._send_ready()
-
-    def _send_ready(self) -> None:
-        """Send as much of the bodies as the windows and the transport allow."""
-        if self._pumping:
-            return
-        self._pumping = True
-        ready = self._ready
-        while ready and self.send_window > 0 and not self.congested:
-            stream, window = ready.first(), self.send_window
-            if stream.send_frame():
-                ready.taken(stream)
-            else:
-                ready.remove(stream)
-            self.limit_unwritten(window - self.send_window)
-        self._pumping = False
-
-    def hold_back(self, stream: HTTP2Stream) -> None:
-        """
-        Let what is left of a window wait for further credit, but not for long.
-
-        To a peer which gives credit for each frame, small frames would go for ever,
-        each with two answers: the silly windows of RFC 1122 section 4.2.3.4.
-        """
-        self._held_back[stream] = None
-        if not self._rest_due:
-            self._rest_due = True
-            self.loop.call_later(_REST_DELAY, self._send_rest)
-
-    def _send_rest(self) -> None:
-        self._rest_due = False
-        least, self.least_frame = self.least_frame, 1
-        self._send_held_back()
-        self.least_frame = least
-        self._flush()
-
-    def _send_held_back(self) -> None:
-        for stream in self._held_back:
-            self._ready.add(stream)
-        self._held_back.clear()
-        self._send_ready()
-
-    def pauseProducing(self) -> None:
-        """Learn that the transport's buffer is full (IPushProducer)."""
-        self.congested = True
-        self._await_progress()
-
-    def resumeProducing(self) -> None:
-        """Learn that the transport's buffer has room (IPushProducer)."""
-        self.congested = False
-        self._send_deadline = inf
-        self._answers = 0
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resumeProducing()
-        self._send_ready()
-        self._flush()
-
-    def stopProducing(self) -> None:
-        """Learn that the transport is gone (IPushProducer)."""
 
     # -- Deadlines -----------------------------------------------------------
 
     def _after(self, timeout: float) -> float:
         return self.clock() + timeout if timeout else inf
-
-    def _await_progress(self) -> None:
-        if self.limits.timeout_send:
-            self._unsent_bytes = unsent_bytes(self._transport)
-            self._send_deadline = self.clock() + self.limits.timeout_send
-            self._watch(self._send_deadline)
 
     def _watch(self, deadline: float) -> None:
         if deadline < self.covered_from:
@@ -1164,55 +801,26 @@ class HTTP2Protocol:
         """Tell the earliest deadline (DeadlineHolder)."""
         quiet = self._idle_deadline
         if self.streams or quiet == inf:
-            interval = self._context.http2.http2_ping_interval
-            if self._ping_deadline != inf:
-                quiet = self._ping_deadline
-            else:
-                quiet = self._heard + interval if interval else inf
-        return min(quiet, self._head_deadline, self._send_deadline)
+            quiet = self._keep_alive.next_deadline()
+        return min(quiet, self._head_deadline)
 
     def deadline_passed(self, now: float) -> None:
         """Act on the deadlines that have passed (DeadlineHolder)."""
-        if self._send_deadline <= now:
-            if unsent_bytes(self._transport) < self._unsent_bytes:
-                self._await_progress()  # slow, but alive
-            else:
-                self.limit_hit("timeout_send")
-                self._transport.abortConnection()
-                return
         if self._head_deadline <= now:
             self._head_deadline = inf
             self._fail(
                 ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame took too long")
             )
         elif self.streams or self._idle_deadline == inf:
-            self._check_alive(now)
+            if self._keep_alive.is_gone(now):
+                self.limit_hit("http2_ping_timeout")
+                self._transport.abortConnection()
         elif self._idle_deadline <= now:
             self._idle_deadline = inf
             self._idled(now)
         deadline = self.next_deadline()
         if deadline != inf:
             self._watch(deadline)
-
-    def _check_alive(self, now: float) -> None:
-        """Ask a silent peer whether it is there, and give up one that isn't."""
-        options = self._context.http2
-        if self.congested:
-            # A PING would wait behind all the rest. What the peer takes of that has a
-            # deadline of its own.
-            self._heard, self._ping_deadline = now, inf
-        elif self._ping_deadline <= now:
-            if self._heard < self._ping_deadline - options.http2_ping_timeout:
-                self.limit_hit("http2_ping_timeout")
-                self._transport.abortConnection()
-                return
-            self._ping_deadline = inf
-        elif (
-            self._ping_deadline == inf
-            and 0 < options.http2_ping_interval <= now - self._heard
-        ):
-            self._ping_deadline = now + options.http2_ping_timeout
-            self.put(frame(FrameType.PING, 0, 0, _KEEP_ALIVE_PING))
 
     def _idled(self, now: float) -> None:
         """End a connection on which nothing happens."""
@@ -1221,15 +829,7 @@ class HTTP2Protocol:
                 self._idle_deadline = now + _LINGER_TIMEOUT
             else:
                 self._transport.loseConnection()
-        elif self.congested or self._head_deadline != inf:
+        elif self.output.congested or self._head_deadline != inf:
             self._idle_deadline = self._after(self.limits.timeout_keep_alive)
         else:
             self._say_goodbye()
-
-
-def _out_of_order() -> ConnectionFailed:
-    return ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "a frame came out of order")
-
-
-def _depends_on_itself() -> StreamFailed:
-    return StreamFailed(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")

@@ -114,6 +114,24 @@ class ErrorCode(IntEnum):
     HTTP_1_1_REQUIRED = 13
 
 
+# What values settings may have, and the error which another one is (section 6.5.2).
+_YES_OR_NO = range(2), ErrorCode.PROTOCOL_ERROR
+_ANY_VALUE = range(2**32), ErrorCode.PROTOCOL_ERROR
+_VALUES: dict[int, tuple[range, ErrorCode]] = {
+    SettingCode.ENABLE_PUSH: _YES_OR_NO,
+    SettingCode.INITIAL_WINDOW_SIZE: (
+        range(MOST_WINDOW + 1),
+        ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    SettingCode.MAX_FRAME_SIZE: (
+        range(DEFAULT_FRAME_BYTES, 2**24),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    SettingCode.ENABLE_CONNECT_PROTOCOL: _YES_OR_NO,
+    SettingCode.NO_RFC7540_PRIORITIES: _YES_OR_NO,
+}
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Make one frame of at most 2^24-1 bytes."""
     size = len(payload)
@@ -158,8 +176,19 @@ def settings_frame(settings: Iterable[tuple[int, int]]) -> bytes:
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Read pairs of code and value out of a payload of whole pairs."""
-    return _SETTING.iter_unpack(payload)
+    """
+    Read pairs of code and value, those of unknown codes among them.
+
+    Raises:
+        ConnectionFailed: A value is none of its setting's, or the last pair is cut off.
+    """
+    if len(payload) % _SETTING.size:
+        raise ConnectionFailed(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS are cut off")
+    for code, value in _SETTING.iter_unpack(payload):
+        values, error = _VALUES.get(code, _ANY_VALUE)
+        if value not in values:
+            raise ConnectionFailed(error, "a setting is wrong")
+        yield code, value
 
 
 def read_number(payload: bytes) -> int:

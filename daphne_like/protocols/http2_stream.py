@@ -3,7 +3,7 @@ One stream of HTTP/2: its states, its two directions, its deadlines.
 
 A stream is the sender of one response, and takes what the connection has read of
 one request. It knows its flow-control windows; whose turn it is on the wire is the
-connection's business (:mod:`~daphne_like.protocols.http2`).
+business of :mod:`~daphne_like.protocols.http2_output`.
 
 Source: RFC 9113 sections 5, 6.9, 8.1.
 
@@ -27,9 +27,9 @@ from daphne_like.protocols.http2_frames import (
     Flag,
     FrameType,
     frame,
-    reset_frame,
     window_update_frame,
 )
+from daphne_like.protocols.http2_output import LEAST_USEFUL_BYTES
 from daphne_like.protocols.http2_tunnel import HTTP2Tunnel
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ _DISCARD_BYTES = 64 * 1024
 _FILE_BYTES = 256 * 1024
 # The window of a body grows when the client fills it in so many round trips or fewer.
 _FAST_ROUND_TRIPS = 4
-# A frame that the peer's windows make smaller is none that pays for WINDOW_UPDATE.
-LEAST_USEFUL_BYTES = 1024
 
 
 class StreamState(Enum):
@@ -104,6 +102,7 @@ class HTTP2Stream:
         "_connection",
         "_download",
         "_others_sent",
+        "_output",
         "_request_deadline",
         "_send_deadline",
         "_sent",
@@ -128,14 +127,14 @@ class HTTP2Stream:
         self,
         connection: HTTP2Protocol,
         number: int,
-        window: int,
         priority: Priority,
         state: StreamState,
     ) -> None:
         self._connection = connection
+        self._output = output = connection.output
         self.id = number
         self.state = state
-        self.send_window = window
+        self.send_window = output.stream_window
         self.priority = priority
         self.congested = False
         self.can_push = connection.can_push
@@ -274,7 +273,7 @@ class HTTP2Stream:
             upload.size = grown
         upload.updated = now
         upload.window += upload.credit
-        connection.put(window_update_frame(self.id, upload.credit))
+        self._output.put(window_update_frame(self.id, upload.credit))
         upload.credit = 0
         self._await_body()
 
@@ -288,28 +287,26 @@ class HTTP2Stream:
 
     def send_informational(self, status: int, headers: Sequence[Header]) -> None:
         """Send a 1xx head."""
-        self._connection.put_fields(
-            self.id, [(b":status", b"%d" % status), *headers], 0
-        )
+        self._output.put_fields(self.id, [(b":status", b"%d" % status), *headers], 0)
 
     def send_response(self, response: ResponseHead, body: bytes, end: bool) -> None:
         """Send the head, and the body with it if it is small and the peer takes it."""
-        connection = self._connection
-        block = connection.encode_response(response)
+        output = self._output
+        block = output.encode_response(response)
         size, length = len(body), len(block)
-        most = connection.most_frame_bytes
+        most = output.most_frame_bytes
         if (
             end
             and size <= self.send_window
-            and size <= connection.send_window
+            and size <= output.send_window
             and size <= _MOST_DATA_BYTES
             and length <= most
-            and not connection.congested
+            and not output.congested
         ):
             pack = FRAME_HEAD.pack
             if size:
                 self.send_window -= size
-                connection.send_window -= size
+                output.send_window -= size
                 head = b"".join(
                     (
                         pack(length >> 8, length & 0xFF, 1, 0x4, self.id),
@@ -318,20 +315,18 @@ class HTTP2Stream:
                     )
                 )
                 if size < _LEAST_COUNTED_BYTES:
-                    connection.put(head + body)
+                    output.put(head + body)
                 else:
                     # Not joined twice, since it is large.
-                    connection.put(head)
-                    connection.put(body)
-                    connection.limit_unwritten(size)
+                    output.put(head)
+                    output.put(body)
+                    output.limit_unwritten(size)
             else:
-                connection.put(
-                    pack(length >> 8, length & 0xFF, 1, 0x5, self.id) + block
-                )
+                output.put(pack(length >> 8, length & 0xFF, 1, 0x5, self.id) + block)
             self._local_ended()
             return
         bare = end and not size
-        connection.put_head(self.id, block, Flag.END_STREAM if bare else 0)
+        output.put_head(self.id, block, Flag.END_STREAM if bare else 0)
         if bare:
             self._local_ended()
         elif size:
@@ -356,18 +351,18 @@ class HTTP2Stream:
 
     def _put_trailers(self, trailers: Sequence[Header]) -> None:
         if trailers:
-            self._connection.put_fields(self.id, trailers, Flag.END_STREAM)
+            self._output.put_fields(self.id, trailers, Flag.END_STREAM)
         else:
             # A field section must not be empty there; an empty frame may.
-            self._connection.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
+            self._output.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
         self._local_ended()
 
     def _queue(self, body: bytes, end: bool) -> None:
         """Queue a piece of the body, and send what can go out now."""
-        connection, download = self._connection, self._download
+        output, download = self._output, self._download
         if download is None:
             if not body:
-                connection.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
+                output.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
                 self._local_ended()
                 return
             self._download = download = Download()
@@ -375,7 +370,7 @@ class HTTP2Stream:
             download.chunks.append(body)
             download.size += len(body)
         download.ended = end
-        connection.send_soon(self)
+        output.send_soon(self)
         if self._download is not None:
             if not self.congested and download.size > _SEND_HIGH_WATER_BYTES:
                 self._set_congested(True)
@@ -389,26 +384,26 @@ class HTTP2Stream:
         Returns:
             Whether another one can follow at once.
         """
-        connection, download = self._connection, self._download
+        output, download = self._output, self._download
         if download is None:
             return False
         size = min(
-            download.size, _MOST_DATA_BYTES, self.send_window, connection.send_window
+            download.size, _MOST_DATA_BYTES, self.send_window, output.send_window
         )
-        if size < connection.least_frame and size < download.size:
+        if size < output.least_frame and size < download.size:
             if size > 0:
-                connection.hold_back(self)
+                output.hold_back(self)
             return False
         if size == download.size or size >= LEAST_USEFUL_BYTES:
-            connection.useful_frames += 1
+            output.useful_frames += 1
         last = size == download.size and download.ended
         flags = Flag.END_STREAM if last and download.trailers is None else 0
         self.send_window -= size
-        connection.send_window -= size
+        output.send_window -= size
         head = FRAME_HEAD.pack(size >> 8, size & 0xFF, FrameType.DATA, flags, self.id)
-        connection.put(head)
+        output.put(head)
         for piece in download.take(size):
-            connection.put(piece)
+            output.put(piece)
         if self.congested and download.size <= _SEND_LOW_WATER_BYTES:
             self._set_congested(False)
         if download.size:
@@ -446,7 +441,7 @@ class HTTP2Stream:
         if self.send_window > MOST_WINDOW:
             raise StreamFailed(ErrorCode.FLOW_CONTROL_ERROR, "the window is too large")
         if self._download is not None:
-            self._connection.send_soon(self)
+            self._output.send_soon(self)
 
     def drained(self) -> Awaitable[None]:
         """Wait for room, or for the end of the stream (StreamSender)."""
@@ -479,7 +474,7 @@ class HTTP2Stream:
         """Accept the WebSocket (RFC 8441 section 5)."""
         connection = self._connection
         defaults = connection.default_headers.fields
-        connection.put_fields(self.id, [(b":status", b"200"), *fields, *defaults], 0)
+        self._output.put_fields(self.id, [(b":status", b"200"), *fields, *defaults], 0)
         self._request_deadline = inf
         self._body_deadline = inf
         del self.stream  # it has its tunnel, and a cycle would keep both
@@ -503,7 +498,7 @@ class HTTP2Stream:
         if self._download is not None:
             self._download.ended = True
         elif self.state in (_OPEN, _HALF_CLOSED_REMOTE):
-            self._connection.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
+            self._output.put(frame(FrameType.DATA, Flag.END_STREAM, self.id))
             self._local_ended()
 
     # -- The end -------------------------------------------------------------
@@ -536,8 +531,7 @@ class HTTP2Stream:
     def reset(self, code: int) -> None:
         """End the stream at once; who carries it knows."""
         if self.state is not _CLOSED:
-            self._connection.put(reset_frame(self.id, code))
-            self._connection.was_reset(self.id)
+            self._connection.reset_stream(self.id, code)
             self._close()
 
     def fail(self) -> None:
@@ -585,7 +579,7 @@ class HTTP2Stream:
         ):
             self._body_deadline = inf
             return
-        upload.partial_bytes = connection.partial_bytes(self.id)
+        upload.partial_bytes = connection.reader.partial_bytes(self.id)
         self._body_deadline = connection.clock() + timeout
         self._watch(self._body_deadline)
 
@@ -594,16 +588,16 @@ class HTTP2Stream:
         timeout = self._connection.limits.timeout_send
         if timeout and self._download is not None:
             self._sent = self._download.sent
-            self._others_sent = self._connection.useful_frames
+            self._others_sent = self._output.useful_frames
             self._send_deadline = self._connection.clock() + timeout
             self._watch(self._send_deadline)
 
     def _waits_for_others(self) -> bool:
         """Whether the peer takes what it is sent, but other streams have their turn."""
-        connection = self._connection
+        output = self._output
         return self.queued and (
             # The connection has a deadline of its own.
-            connection.congested or connection.useful_frames != self._others_sent
+            output.congested or output.useful_frames != self._others_sent
         )
 
     def _watch(self, deadline: float) -> None:
@@ -626,8 +620,7 @@ class HTTP2Stream:
             ):
                 # Attack: windows that stay shut, with an answer waiting for each.
                 self._connection.limit_hit("timeout_send")
-                self._connection.put(reset_frame(self.id, ErrorCode.CANCEL))
-                self._connection.was_reset(self.id)
+                self._connection.reset_stream(self.id, ErrorCode.CANCEL)
                 self.fail()
                 return
             self._await_progress()
@@ -649,7 +642,7 @@ class HTTP2Stream:
         """Give up on a body of which nothing has come for too long."""
         upload = self._upload
         assert upload is not None
-        if self._connection.partial_bytes(self.id) > upload.partial_bytes:
+        if self._connection.reader.partial_bytes(self.id) > upload.partial_bytes:
             self._await_body()  # a frame comes in, slowly
         elif self.state is _HALF_CLOSED_LOCAL:
             self.reset(ErrorCode.NO_ERROR)

@@ -96,13 +96,13 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 def written_by(served: ServedHTTP2) -> list[bytes]:
     """Record what the server writes from now on, write by write."""
     writes: list[bytes] = []
-    write = served.protocol._write
+    write = served.protocol.output._write
 
     def record(data: bytes) -> None:
         writes.append(data)
         write(data)
 
-    served.protocol._write = record
+    served.protocol.output._write = record
     return writes
 
 
@@ -431,9 +431,9 @@ def test_a_peer_that_takes_nothing_is_cut(serve: Serve) -> None:
     peer = served.open()
     peer.expect_pong()
     served.transport.stop_reading()
-    served.protocol.put(bytes(70_000))
+    served.protocol.output.put(bytes(70_000))
     served.settle()
-    assert served.protocol.congested
+    assert served.protocol.output.congested
     for _ in range(4):
         served.streams.advance(4)
         del served.transport._unsent[:100]
@@ -837,7 +837,7 @@ def test_what_was_held_back_may_be_reset(serve: Serve, hands: Hands) -> None:
     peer.send(reset(number))
     served.settle()
 
-    assert not served.protocol._held_back
+    assert not served.protocol.output.held_back
     served.advance(1)
     assert 65_000 == len(peer.response(number).body)
 
@@ -955,7 +955,7 @@ def test_a_client_resets_in_the_middle_of_a_response(
     assert {"type": "http.disconnect"} == receiving.result()
     assert sending.done()
     assert not served.protocol.streams
-    assert not served.protocol._ready
+    assert not served.protocol.output._turns
     later = hands.begun[0].begin_send(body(b"more"))
     assert later.done()
     assert isinstance(later.exception(), OSError)

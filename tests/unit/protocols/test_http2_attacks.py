@@ -87,9 +87,9 @@ def held_bytes(served: ServedHTTP2) -> int:
     waiting_bytes = sum(stream.unsent_bytes() for stream in protocol.streams.values())
     return (
         waiting_bytes
-        + sum(map(len, protocol._out))
+        + sum(map(len, protocol.output.pending))
         + served.transport.write_buffer_bytes()
-        + len(protocol._buffer)
+        + len(protocol.reader.rest)
     )
 
 
@@ -97,7 +97,7 @@ def assert_calmed(served: ServedHTTP2) -> None:
     """See that the client was told to calm down, and nothing is kept of it."""
     assert ErrorCode.ENHANCE_YOUR_CALM == served.goaway
     assert not served.protocol.streams
-    assert not served.protocol._ready
+    assert not served.protocol.output._turns
     assert 0 == held_bytes(served)
 
 
@@ -353,7 +353,7 @@ def test_streams_that_are_reset_while_no_window_is_open_are_forgotten(
         served.advance(1)
 
     assert [first] == [*served.protocol.streams]
-    assert len(served.protocol._ready) <= 1
+    assert len(served.protocol.output._turns) <= 1
 
 
 # -- Heads -------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_a_head_without_end(serve: Serve) -> None:
         served.settle()
 
         assert_calmed(served)
-        assert served.protocol._partial is None
+        assert served.protocol.reader.partial_head is None
 
 
 def literal(name: bytes, value: bytes) -> bytes:
@@ -557,7 +557,7 @@ def test_a_peer_that_reads_nothing(serve: Serve) -> None:
             break
 
     assert served.transport.reading_paused
-    assert served.protocol.congested
+    assert served.protocol.output.congested
     assert held_bytes(served) <= (64 + 256) * 1024 + 128 * (64 + 16) * 1024
 
     served.streams.advance(62)
@@ -777,7 +777,7 @@ def test_a_download_with_credit_for_each_frame(serve: Serve, window: int) -> Non
         sent += len(data)
 
     # Without a network, whose copies would take most of the time.
-    protocol._write = write
+    protocol.output._write = write
     for _ in range(frames // 16):
         for _ in range(16):
             protocol.dataReceived(credit)
@@ -921,10 +921,10 @@ def receive_whatever_comes(frames: list[bytes], cut: int) -> None:
         if protocol._state.name == "OPEN":
             window = protocol._receive_window + protocol._credit + unread
             assert 16 * 1024 * 1024 == window
-            assert all(protocol._ready._lines.values())
+            assert all(protocol.output._turns._lines.values())
     served.streams.advance(3)
     served.end()
     assert not protocol.streams
-    assert not protocol._ready
+    assert not protocol.output._turns
     assert 0 == served.running
     loop.finish()
