@@ -35,7 +35,7 @@ from daphne_like.asgi.applications import CountingManager
 from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
-from daphne_like.daphne_keywords import settings_of_keywords
+from daphne_like.daphne_keywords import settings_of_arguments
 from daphne_like.errors import SettingsError, StartError
 from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.listeners.endpoints import (
@@ -49,7 +49,6 @@ from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import (
     bridge_twisted_logging,
-    join_daphne_loggers,
     reopen_log_files,
 )
 from daphne_like.process_setup import become_user, refuse, will_become_user
@@ -80,7 +79,6 @@ if TYPE_CHECKING:
     from daphne_like.observability.observation import Observation
     from daphne_like.operations.listener import OperationsListener
     from daphne_like.process import Superior
-    from daphne_like.settings import BindSettings
 
 __all__ = ["Server", "run"]
 
@@ -137,24 +135,7 @@ class Server(Service):
         action_logger: ActionLogger | None = None,
         **overrides: object,
     ) -> None:
-        if settings is None:
-            settings = Settings.of(**settings_of_keywords(overrides))
-            needs_endpoints = settings.app.daphne_compat or endpoints is not None
-        elif overrides:
-            raise SettingsError(
-                f"{', '.join(overrides)}: give settings or keywords, not both"
-            )
-        else:
-            needs_endpoints = endpoints is not None
-        if endpoints is not None:
-            settings = _with_endpoints(settings, endpoints)
-        if settings.app.daphne_compat:
-            join_daphne_loggers(settings.log.verbosity)
-        if needs_endpoints and not _names_something(settings.bind):
-            _logger.error(
-                "There are no endpoints: this server has nothing to listen on"
-            )
-            sys.exit(1)
+        settings = settings_of_arguments(settings, endpoints, overrides)
         self.settings = settings
         bind, tls, proxy = settings.bind, settings.tls, settings.proxy
         self._endpoints = configured_endpoints(bind, tls, proxy)
@@ -755,18 +736,6 @@ def run(
 
 
 # -- The parts -----------------------------------------------------------------
-
-
-def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
-    more = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-    bind = replace(settings.bind, endpoint=(*settings.bind.endpoint, *more))
-    return replace(settings, bind=bind)
-
-
-def _names_something(bind: BindSettings) -> bool:
-    """Whether there is more to listen on than where it listens by default."""
-    tcp = bind.bind or bind.port is not None
-    return bool(tcp or bind.unix_socket or bind.fd or bind.endpoint)
 
 
 def _open_access_log(
