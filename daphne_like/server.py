@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 import threading
@@ -38,13 +37,7 @@ from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_arguments
 from daphne_like.errors import SettingsError, StartError
 from daphne_like.listeners.bound import BoundEndpoints
-from daphne_like.listeners.endpoints import (
-    configured_endpoints,
-    redirect_endpoints,
-    scheme_of,
-    twisted_endpoint,
-)
-from daphne_like.listeners.ports import LoopPort, bind_all
+from daphne_like.listening import Listening
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
 from daphne_like.observability.logs import (
@@ -52,7 +45,7 @@ from daphne_like.observability.logs import (
     reopen_log_files,
 )
 from daphne_like.process_setup import become_user, refuse, will_become_user
-from daphne_like.serving import Serving, listen
+from daphne_like.serving import Serving
 from daphne_like.settings import ProcessSettings, Settings
 from daphne_like.winding_down import (
     Connections,
@@ -65,14 +58,12 @@ from daphne_like.winding_down import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+    from twisted.internet.interfaces import IListeningPort
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.ports import SocketEndpoint
-    from daphne_like.listeners.tls import ServerTLS
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.observability.metrics import Metrics
@@ -83,9 +74,6 @@ if TYPE_CHECKING:
 __all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
-
-# What is spoken, by the setting.
-_VERSIONS = {"auto": "HTTP/1.1 and 2", "1.1": "HTTP/1.1", "2": "HTTP/2"}
 
 
 class Server(Service):
@@ -117,7 +105,6 @@ class Server(Service):
     Attributes:
         settings: All settings.
         connections: The live ones.
-        listeners: The listening ports.
         failure: What kept the server from starting.
         abort_start: It was stopped before it ran, or could not start.
         restarting: Another server takes over when this one stops: WebSockets are
@@ -137,21 +124,16 @@ class Server(Service):
     ) -> None:
         settings = settings_of_arguments(settings, endpoints, overrides)
         self.settings = settings
-        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
-        self._endpoints = configured_endpoints(bind, tls, proxy)
-        self._redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
-        if self._redirects and not any(
-            scheme_of(*item) == "https" for item in self._endpoints
-        ):
-            raise SettingsError("redirect_https needs a listener with TLS")
+        self._listening = Listening(settings)
         self._observation = self._new_observation()
         self._operations = self._operations_listener()
+        if self._operations is not None:
+            self._listening.beside = self._operations.endpoints
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
         self.connections = self._no_connections()
-        self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
         self.restarting = False
@@ -180,29 +162,7 @@ class Server(Service):
             ListenError: An address can't be bound.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        self._bind()
-
-    def _bind(self) -> None:
-        """Claim the addresses, as far as they aren't."""
-        try:
-            bind_all(self._own_endpoints)
-        except BaseException:
-            self._unbind()
-            raise
-
-    def _unbind(self) -> None:
-        for endpoint in self._own_endpoints:
-            endpoint.close()
-
-    @property
-    def _own_endpoints(self) -> list[SocketEndpoint]:
-        pairs = (*self._endpoints, *self._redirects)
-        own = [endpoint for _, endpoint in pairs if endpoint is not None]
-        return own if self._operations is None else [*own, *self._operations.endpoints]
-
-    def _take_over(self, bound: BoundEndpoints) -> None:
-        """Serve on endpoints which were bound before this server was made."""
-        self._endpoints, self._redirects = bound.endpoints, bound.redirects
+        self._listening.bind()
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -216,8 +176,7 @@ class Server(Service):
                 redirects, in the order of the settings.
         """
         self._supervisor = supervisor
-        for endpoint, bound in zip(self._own_endpoints, sockets, strict=True):
-            endpoint.adopt(bound)
+        self._listening.adopt(sockets)
 
     def startService(self) -> None:
         """
@@ -250,7 +209,7 @@ class Server(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         if self._life is None or self._life.done():
-            self._unbind()
+            self._listening.close()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
 
@@ -313,6 +272,21 @@ class Server(Service):
         """How many applications are running."""
         return 0 if self._manager is None else len(self._manager.running)
 
+    @property
+    def listeners(self) -> list[IListeningPort]:
+        """The listening ports."""
+        return self._listening.ports
+
+    @property
+    def listening_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each TCP listener."""
+        return self._listening.addresses
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens; ``unix:`` and a path for Unix sockets."""
+        return self._listening.urls
+
     async def startup(self) -> None:
         """
         Bind, start the application, listen; return when all that is done.
@@ -336,7 +310,7 @@ class Server(Service):
         """
         life = self._life
         if life is None or life.done():
-            self._unbind()
+            self._listening.close()
             return
         if not self._serving.is_set() and not self._stop_asked.is_set():
             life.cancel()
@@ -347,19 +321,12 @@ class Server(Service):
     def can_reload(self) -> bool:
         """Whether there is something that :meth:`reload` would read again."""
         # A server for development ends with its terminal.
-        return bool(self._certificates) and not self.settings.tls.ssl_dev
+        return bool(self._listening.certificates) and not self.settings.tls.ssl_dev
 
     def reload(self) -> None:
         """Read certificates again; connections keep those they began with."""
-        for certificates in self._certificates:
+        for certificates in self._listening.certificates:
             certificates.reload()
-
-    @property
-    def _certificates(self) -> list[ServerTLS]:
-        found = (
-            endpoint.tls for _, endpoint in self._endpoints if endpoint is not None
-        )
-        return list(dict.fromkeys(tls for tls in found if tls is not None))
 
     def reopen_logs(self) -> None:
         """Open files of logs anew, after a rotation has moved them."""
@@ -401,7 +368,7 @@ class Server(Service):
 
     def _life_ended(self, life: asyncio.Task[None]) -> None:
         # Here, since what is cancelled before its first step undoes nothing itself.
-        self._unbind()
+        self._listening.close()
         if life.cancelled():
             return
         failure = life.exception()
@@ -424,8 +391,8 @@ class Server(Service):
             self._access_log = access_log
             if access_log is not None:
                 ending.callback(access_log.close)
-            endpoints = self._with_twisted_endpoints()
-            self._bind()
+            self._listening.make_twisted_endpoints(_current_reactor)
+            self._listening.bind()
             if self._operations is not None:
                 ending.push_async_callback(self._operations.stop)
                 await self._operations.start()
@@ -454,17 +421,21 @@ class Server(Service):
             duties = [*serving.duties]
             if self._observation is not None:
                 duties.append(self._observation.tick)
-            duties += [certificates.look for certificates in self._certificates]
+            duties += [
+                certificates.look for certificates in self._listening.certificates
+            ]
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(EverySecond(loop, duties))
             ending.push_async_callback(self._drain, serving.manager, notice)
-            for text, endpoint in endpoints:
-                factory = serving.factory(scheme_of(text, endpoint))
-                self.listeners.append(await listen(text, endpoint, factory))
-            await self._listen_for_redirects(serving)
+            await self._listening.listen(
+                serving.factory,
+                lambda port: serving.factory_of(redirect_to_https(port)),
+            )
 
-            self._announce(loop)
+            # With workers the supervisor tells it, once.
+            level = logging.INFO if self._supervisor is None else logging.DEBUG
+            self._listening.announce(loop, level)
             if self.ready_callable is not None and not self._ready_early:
                 self.ready_callable()
             self._serving.set()
@@ -490,90 +461,16 @@ class Server(Service):
         }
         return self._observation.begin(self._application, loop, gauges, ending)
 
-    async def _listen_for_redirects(self, serving: Serving) -> None:
-        """Send those who come without TLS to the first listener that has it."""
-        if not self._redirects:
-            return
-        ports = [
-            address.port
-            for item, port in zip(self._endpoints, self.listeners, strict=True)
-            if scheme_of(*item) == "https"
-            for address in _addresses(port)
-            if hasattr(address, "port")
-        ]
-        factory = serving.factory_of(redirect_to_https(ports[0] if ports else 443))
-        for text, endpoint in self._redirects:
-            assert endpoint is not None
-            self.listeners.append(await listen(text, endpoint, factory))
-
-    def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
-        """Add those endpoints which are Twisted's: they need the reactor."""
-        endpoints: list[tuple[str, IStreamServerEndpoint]] = []
-        for text, own in self._endpoints:
-            if own is None:
-                from twisted.internet import reactor
-
-                endpoints.append((text, twisted_endpoint(text, reactor)))
-            else:
-                endpoints.append((text, own))
-        return endpoints
-
     async def _drain(self, manager: ApplicationManager, notice: DrainNotice) -> None:
         """Accept no more, let what is in flight end in time, and cut the rest."""
         if not self._serving.is_set():
             self.force()  # the start has failed
         await give_notice(notice)
-        stopped = await self._stop_listening()
+        stopped = await self._listening.stop()
         settings, impatience = self.settings.lifecycle, self._patience_lost
         patience = settings.timeout_graceful_shutdown
         await take_last_requests(self.connections, stopped, patience, impatience)
         await wind_down(self.connections, manager, notice, settings, impatience)
-
-    async def _stop_listening(self) -> Sequence[LoopPort]:
-        """Accept no more; return what may have connections which haven't begun."""
-        listeners, self.listeners = self.listeners, []
-        for port in listeners:
-            stopped = port.stopListening()
-            if isinstance(stopped, Deferred):
-                await stopped.asFuture(asyncio.get_running_loop())
-        return [port for port in listeners if isinstance(port, LoopPort)]
-
-    # -- Addresses -------------------------------------------------------------
-
-    @property
-    def listening_addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each TCP listener."""
-        return [
-            (address.host, address.port)
-            for port in self.listeners
-            for address in _addresses(port)
-            if hasattr(address, "port")
-        ]
-
-    def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
-        kind = type(loop).__module__.partition(".")[0]
-        versions = _VERSIONS[self.settings.http2.http]
-        for item, url in self._items_and_urls():
-            what = "to https" if item in self._redirects else versions
-            # With workers the supervisor tells it, once.
-            level = logging.INFO if self._supervisor is None else logging.DEBUG
-            _logger.log(level, "Listening on %s (%s, %s)", url, what, kind)
-
-    @property
-    def urls(self) -> list[str]:
-        """Where it listens; ``unix:`` and a path for Unix sockets."""
-        return [url for _, url in self._items_and_urls()]
-
-    def _items_and_urls(self) -> Iterator[tuple[tuple[str, object], str]]:
-        endpoints = (*self._endpoints, *self._redirects)
-        # When it stops, there are fewer listeners than endpoints.
-        for item, port in zip(endpoints, self.listeners, strict=False):
-            for address in _addresses(port):
-                if hasattr(address, "port"):
-                    host = f"[{address.host}]" if ":" in address.host else address.host
-                    yield item, f"{scheme_of(*item)}://{host}:{address.port}"
-                else:
-                    yield item, f"unix:{os.fsdecode(address.name or b'')}"
 
     # -- A process of its own --------------------------------------------------
 
@@ -627,10 +524,10 @@ class Server(Service):
             return
         try:
             # An address in use must be found before somebody is told.
-            self._bind()
+            self._listening.bind()
             self.ready_callable()
         except BaseException as error:
-            self._unbind()
+            self._listening.close()
             if not isinstance(error, StartError):
                 raise
             self._report(error)
@@ -657,9 +554,7 @@ class Server(Service):
                 return
         if core is None:
             # It serves as a service, in a reactor which somebody else runs.
-            from twisted.internet import reactor
-
-            core = reactor
+            core = _current_reactor()
 
         def stop() -> None:
             self.restarting = restarting
@@ -721,7 +616,7 @@ def run(
         if prepare is not None:
             prepare(server)
         if bound is not None:
-            server._take_over(bound)
+            server._listening.take_over(bound)
             bound = None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -749,6 +644,8 @@ def _open_access_log(
     return AccessLog(target, log.access_log_format, request_id_header=header)
 
 
-def _addresses(port: IListeningPort) -> Iterable[Any]:
-    """Tell the addresses of a listener; their classes differ."""
-    return port.addresses() if isinstance(port, LoopPort) else [port.getHost()]
+def _current_reactor() -> Any:
+    """Return the reactor which runs, whoever has installed it."""
+    from twisted.internet import reactor
+
+    return reactor
