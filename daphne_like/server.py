@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import threading
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +34,13 @@ from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
 from daphne_like.daphne_keywords import settings_of_arguments
 from daphne_like.errors import SettingsError, StartError
-from daphne_like.listeners.bound import BoundEndpoints
 from daphne_like.listening import Listening
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
-from daphne_like.observability.logs import (
-    bridge_twisted_logging,
-    reopen_log_files,
-)
-from daphne_like.process_setup import become_user, refuse, will_become_user
+from daphne_like.observability.logs import reopen_log_files
+from daphne_like.process_setup import refuse
 from daphne_like.serving import Serving
-from daphne_like.settings import ProcessSettings, Settings
+from daphne_like.settings import Settings
 from daphne_like.winding_down import (
     Connections,
     EverySecond,
@@ -64,6 +58,7 @@ if TYPE_CHECKING:
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.listeners.bound import BoundEndpoints
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.observability.metrics import Metrics
@@ -218,25 +213,12 @@ class Server(Service):
     def _operations_listener(self) -> OperationsListener | None:
         """Make what answers operators, unless a supervisor does, or nobody asks."""
         settings = self.settings.operations
-        if settings.metrics is None and settings.control_socket is None:
+        asked = settings.metrics is not None or settings.control_socket is not None
+        if self.settings.workers.supervised or not asked:
             return None
-        if self.settings.workers.supervised:
-            return None
-        from daphne_like.operations.listener import OperationsListener
-        from daphne_like.operations.one_process import OneProcess
+        from daphne_like.operations.one_process import listener_of
 
-        if self.metrics is None:
-            return OperationsListener(OneProcess(self), settings)
-        from daphne_like.observability.metrics import (
-            exposition,
-            require_prometheus_client,
-        )
-
-        if settings.metrics is not None:
-            require_prometheus_client()
-        return OperationsListener(
-            OneProcess(self, self.metrics.snapshot), settings, exposition
-        )
+        return listener_of(self)
 
     def _new_observation(self) -> Observation | None:
         """Make what counts, traces and numbers requests, where that is wanted."""
@@ -387,8 +369,7 @@ class Server(Service):
         settings = self.settings
         async with AsyncExitStack() as ending:
             notice = ending.enter_context(DrainNotice())
-            access_log = _open_access_log(settings, self._action_logger)
-            self._access_log = access_log
+            self._access_log = access_log = self._open_access_log()
             if access_log is not None:
                 ending.callback(access_log.close)
             self._listening.make_twisted_endpoints(_current_reactor)
@@ -440,6 +421,14 @@ class Server(Service):
                 self.ready_callable()
             self._serving.set()
             await self._stop_asked.wait()
+
+    def _open_access_log(self) -> AccessLog | None:
+        log, replaced = self.settings.log, self._action_logger is not None
+        target = log.access_log_target
+        if target is None or (replaced and log.access_log is None):
+            return None
+        header = self.settings.operations.request_id_header or "X-Request-ID"
+        return AccessLog(target, log.access_log_format, request_id_header=header)
 
     def _exchange_log(self, access_log: AccessLog | None) -> ExchangeLog | None:
         """Return what hears of each exchange."""
@@ -586,29 +575,10 @@ def run(
         ApplicationLoadError: There is no such application.
         SettingsError: A setting is wrong.
     """
-    from daphne_like.asgi import loading
 
-    settings = Settings() if settings is None else settings
-    reactor.install(settings.lifecycle.loop)
-    # Before the application is loaded, which may log through Twisted.
-    bridge_twisted_logging()
-    bound: BoundEndpoints | None = None
-    try:
-        # And before it can start children.
-        settings = process.with_sockets_of_systemd(settings)
-        refuse(
-            replace(settings.process, user=None, group=None),
-            "needs the program daphne-like",
-        )
-        if will_become_user(settings.process):
-            # What belongs to the application is no business of root's.
-            bound = BoundEndpoints(settings)
-            become_user(settings.process)
-        settings = replace(settings, process=ProcessSettings())
-        if load_application is None:
-            application = loading.load_application(settings.app)
-        else:
-            application = load_application()
+    def make(
+        application: ASGIApplication, settings: Settings, bound: BoundEndpoints | None
+    ) -> Server:
         if make_server is None:
             server = Server(application, settings=settings)
         else:
@@ -617,31 +587,10 @@ def run(
             prepare(server)
         if bound is not None:
             server._listening.take_over(bound)
-            bound = None
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except StartError as error:
-        if (notifier := process.notifier_of_systemd()) is not None:
-            notifier.failed(error)
-        raise
-    finally:
-        if bound is not None:
-            bound.close()
-    server.run()
+        return server
 
-
-# -- The parts -----------------------------------------------------------------
-
-
-def _open_access_log(
-    settings: Settings, action_logger: ActionLogger | None
-) -> AccessLog | None:
-    log = settings.log
-    target = log.access_log_target
-    if target is None or (action_logger is not None and log.access_log is None):
-        return None
-    header = settings.operations.request_id_header or "X-Request-ID"
-    return AccessLog(target, log.access_log_format, request_id_header=header)
+    settings = Settings() if settings is None else settings
+    process.make_server(settings, load_application, make).run()
 
 
 def _current_reactor() -> Any:

@@ -852,8 +852,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return object()
 
     monkeypatch.setattr(reactor, "install", install)
+    monkeypatch.setattr(process, "install", install)
     monkeypatch.setattr(
-        server, "bridge_twisted_logging", lambda: events.append("bridged")
+        process, "bridge_twisted_logging", lambda: events.append("bridged")
     )
     return events
 
@@ -1008,8 +1009,8 @@ def root(monkeypatch: pytest.MonkeyPatch, path: Path, runs: list[Any]) -> None:
     def become(settings: Any) -> None:
         runs.append(("bound", path.exists(), "user", settings.user))
 
-    monkeypatch.setattr(server, "will_become_user", lambda settings: True)
-    monkeypatch.setattr(server, "become_user", become)
+    monkeypatch.setattr(process, "will_become_user", lambda settings: True)
+    monkeypatch.setattr(process, "become_user", become)
 
 
 @pytest.mark.usefixtures("root")
