@@ -1,15 +1,17 @@
 """
-Daphne's keywords of ``Server(...)``, in terms of our settings and the other way.
+The arguments of ``Server(...)``, in terms of settings; Daphne's the other way, too.
 
 Most of Daphne's keywords are names of our settings. The others stand for a setting
 under another name, for two of them, or for the same one twice.
 
-Tests: ``tests/unit/test_daphne_keywords.py``.
+Tests: ``tests/unit/test_daphne_keywords.py``, ``tests/unit/test_server.py``.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +19,17 @@ from typing import TYPE_CHECKING, Any
 from daphne_like.access import AccessLogGenerator
 from daphne_like.errors import SettingsError
 from daphne_like.listeners.endpoints import endpoint_strings
-from daphne_like.settings import KNOWN_SETTINGS
+from daphne_like.observability.logs import join_daphne_loggers
+from daphne_like.settings import KNOWN_SETTINGS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from daphne_like.settings import LogSettings, Settings
+    from daphne_like.settings import BindSettings, LogSettings
 
-__all__ = ["keywords_of_settings", "settings_of_keywords"]
+__all__ = ["keywords_of_settings", "settings_of_arguments", "settings_of_keywords"]
+
+_logger = logging.getLogger("daphne_like.server")
 
 # Daphne's keywords which are settings of ours, with the same meaning.
 _SAME = (
@@ -38,6 +43,57 @@ _PROXY_KEYWORDS = {
     "proxy_forwarded_port_header": "proxy_headers_port",
     "proxy_forwarded_proto_header": "proxy_headers_proto",
 }
+
+
+def settings_of_arguments(
+    settings: Settings | None,
+    endpoints: Iterable[str] | None,
+    overrides: Mapping[str, Any],
+) -> Settings:
+    """
+    Return what a server is to be, by what it is made with.
+
+    With ``daphne_compat`` our records go by way of Daphne's loggers from then on.
+
+    Args:
+        settings: All settings, or None.
+        endpoints: Endpoint strings, or a single one, besides those of the settings.
+        overrides: Settings by their flat names, or keywords of Daphne's, instead of
+            ``settings``.
+
+    Raises:
+        SettingsError: A setting is wrong, or they come in both ways.
+        SystemExit: There is nothing to listen on: ``endpoints`` is empty; or it is
+            missing, with ``daphne_compat`` among the keywords.
+    """
+    needs_endpoints = endpoints is not None
+    if settings is None:
+        settings = Settings.of(**settings_of_keywords(overrides))
+        needs_endpoints = needs_endpoints or settings.app.daphne_compat
+    elif overrides:
+        raise SettingsError(
+            f"{', '.join(overrides)}: give settings or keywords, not both"
+        )
+    if endpoints is not None:
+        settings = _with_endpoints(settings, endpoints)
+    if settings.app.daphne_compat:
+        join_daphne_loggers(settings.log.verbosity)
+    if needs_endpoints and not _names_something(settings.bind):
+        _logger.error("There are no endpoints: this server has nothing to listen on")
+        sys.exit(1)
+    return settings
+
+
+def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
+    more = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+    bind = replace(settings.bind, endpoint=(*settings.bind.endpoint, *more))
+    return replace(settings, bind=bind)
+
+
+def _names_something(bind: BindSettings) -> bool:
+    """Whether there is more to listen on than where it listens by default."""
+    tcp = bind.bind or bind.port is not None
+    return bool(tcp or bind.unix_socket or bind.fd or bind.endpoint)
 
 
 def settings_of_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """
-A process that does nothing but serve: its reactor, its signals, its limits.
+A process that does nothing but serve: its start, its reactor, its signals, its limits.
 
 SIGHUP reads again what may have changed, where there is such a thing; else it ends
 the process, as it does when a terminal is closed. The first SIGINT or SIGTERM stops
@@ -10,7 +10,8 @@ blocks the event loop.
 systemd is told of all this where it has asked for that (:mod:`daphne_like.systemd`).
 It sends SIGHUP on purpose, so that never ends a process which it listens to.
 
-Tests: ``tests/unit/test_process.py``, ``tests/integration/test_lifecycle.py``.
+Tests: ``tests/unit/test_process.py``, ``tests/integration/test_lifecycle.py``;
+``tests/unit/test_server.py`` for the start.
 """
 
 from __future__ import annotations
@@ -21,20 +22,26 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
+from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 
-from daphne_like.errors import SettingsError
+from daphne_like.errors import SettingsError, StartError
 from daphne_like.observability.logs import bridge_twisted_logging
+from daphne_like.process_setup import become_user, refuse, will_become_user
 from daphne_like.reactor import install, reap_children
+from daphne_like.settings import ProcessSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence, Sized
 
+    from daphne_like.asgi.types import ASGIApplication
+    from daphne_like.listeners.bound import BoundEndpoints
     from daphne_like.settings import Settings
     from daphne_like.systemd import Notifier
 
@@ -42,6 +49,7 @@ __all__ = [
     "Runnable",
     "Superior",
     "join_reactor",
+    "make_server",
     "notifier_of_systemd",
     "raise_descriptor_limit",
     "run_until_stopped",
@@ -61,6 +69,9 @@ _OPEN_MAX = 10240
 
 # How often it is told that no descriptor is left.
 _WARNING_INTERVAL = 60.0
+
+
+_Server = TypeVar("_Server")
 
 
 class Runnable(Protocol):
@@ -122,6 +133,65 @@ class Superior(Protocol):
 
     def close(self) -> None:
         """Hear that all is over."""
+
+
+def make_server(
+    settings: Settings,
+    load_application: Callable[[], ASGIApplication] | None,
+    make: Callable[[ASGIApplication, Settings, BoundEndpoints | None], _Server],
+) -> _Server:
+    """
+    Make the server of this process, with all that has to come before.
+
+    Args:
+        settings: All settings.
+        load_application: Returns the application, instead of that of the settings.
+            It is called when the reactor is installed, since applications may
+            import that.
+        make: Returns the server for an application and settings. It gets the
+            endpoints, too, if they had to be bound early.
+
+    Raises:
+        SystemExit: Somebody has interrupted it.
+        StartError: It can't be done; systemd has been told.
+        SettingsError: As well.
+    """
+    from daphne_like.asgi import loading
+
+    install(settings.lifecycle.loop)
+    # Before the application is loaded, which may log through Twisted.
+    bridge_twisted_logging()
+    bound: BoundEndpoints | None = None
+    try:
+        # And before it can start children.
+        settings = with_sockets_of_systemd(settings)
+        refuse(
+            replace(settings.process, user=None, group=None),
+            "needs the program daphne-like",
+        )
+        if will_become_user(settings.process):
+            from daphne_like.listeners.bound import BoundEndpoints
+
+            # What belongs to the application is no business of root's.
+            bound = BoundEndpoints(settings)
+            become_user(settings.process)
+        settings = replace(settings, process=ProcessSettings())
+        if load_application is None:
+            application = loading.load_application(settings.app)
+        else:
+            application = load_application()
+        server = make(application, settings, bound)
+        bound = None
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except StartError as error:
+        if (notifier := notifier_of_systemd()) is not None:
+            notifier.failed(error)
+        raise
+    finally:
+        if bound is not None:
+            bound.close()
+    return server
 
 
 def run_until_stopped(

@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import sys
 import threading
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -35,26 +32,15 @@ from daphne_like.asgi.applications import CountingManager
 from daphne_like.asgi.drain_notice import DrainNotice
 from daphne_like.asgi.lifespan import Lifespan
 from daphne_like.asgi.redirect import redirect_to_https
-from daphne_like.daphne_keywords import settings_of_keywords
+from daphne_like.daphne_keywords import settings_of_arguments
 from daphne_like.errors import SettingsError, StartError
-from daphne_like.listeners.bound import BoundEndpoints
-from daphne_like.listeners.endpoints import (
-    configured_endpoints,
-    redirect_endpoints,
-    scheme_of,
-    twisted_endpoint,
-)
-from daphne_like.listeners.ports import LoopPort, bind_all
+from daphne_like.listening import Listening
 from daphne_like.observability.access_log import AccessLog
 from daphne_like.observability.action_log import ActionLog
-from daphne_like.observability.logs import (
-    bridge_twisted_logging,
-    join_daphne_loggers,
-    reopen_log_files,
-)
-from daphne_like.process_setup import become_user, refuse, will_become_user
-from daphne_like.serving import Serving, listen
-from daphne_like.settings import ProcessSettings, Settings
+from daphne_like.observability.logs import reopen_log_files
+from daphne_like.process_setup import refuse
+from daphne_like.serving import Serving
+from daphne_like.settings import Settings
 from daphne_like.winding_down import (
     Connections,
     EverySecond,
@@ -66,28 +52,23 @@ from daphne_like.winding_down import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+    from twisted.internet.interfaces import IListeningPort
 
     from daphne_like.asgi.applications import ApplicationManager
     from daphne_like.asgi.types import ASGIApplication
-    from daphne_like.listeners.ports import SocketEndpoint
-    from daphne_like.listeners.tls import ServerTLS
+    from daphne_like.listeners.bound import BoundEndpoints
     from daphne_like.observability.action_log import ActionLogger
     from daphne_like.observability.log_formats import ExchangeLog
     from daphne_like.observability.metrics import Metrics
     from daphne_like.observability.observation import Observation
     from daphne_like.operations.listener import OperationsListener
     from daphne_like.process import Superior
-    from daphne_like.settings import BindSettings
 
 __all__ = ["Server", "run"]
 
 _logger = logging.getLogger("daphne_like.server")
-
-# What is spoken, by the setting.
-_VERSIONS = {"auto": "HTTP/1.1 and 2", "1.1": "HTTP/1.1", "2": "HTTP/2"}
 
 
 class Server(Service):
@@ -119,7 +100,6 @@ class Server(Service):
     Attributes:
         settings: All settings.
         connections: The live ones.
-        listeners: The listening ports.
         failure: What kept the server from starting.
         abort_start: It was stopped before it ran, or could not start.
         restarting: Another server takes over when this one stops: WebSockets are
@@ -137,40 +117,18 @@ class Server(Service):
         action_logger: ActionLogger | None = None,
         **overrides: object,
     ) -> None:
-        if settings is None:
-            settings = Settings.of(**settings_of_keywords(overrides))
-            needs_endpoints = settings.app.daphne_compat or endpoints is not None
-        elif overrides:
-            raise SettingsError(
-                f"{', '.join(overrides)}: give settings or keywords, not both"
-            )
-        else:
-            needs_endpoints = endpoints is not None
-        if endpoints is not None:
-            settings = _with_endpoints(settings, endpoints)
-        if settings.app.daphne_compat:
-            join_daphne_loggers(settings.log.verbosity)
-        if needs_endpoints and not _names_something(settings.bind):
-            _logger.error(
-                "There are no endpoints: this server has nothing to listen on"
-            )
-            sys.exit(1)
+        settings = settings_of_arguments(settings, endpoints, overrides)
         self.settings = settings
-        bind, tls, proxy = settings.bind, settings.tls, settings.proxy
-        self._endpoints = configured_endpoints(bind, tls, proxy)
-        self._redirects = redirect_endpoints(tls.redirect_https, bind, proxy)
-        if self._redirects and not any(
-            scheme_of(*item) == "https" for item in self._endpoints
-        ):
-            raise SettingsError("redirect_https needs a listener with TLS")
+        self._listening = Listening(settings)
         self._observation = self._new_observation()
         self._operations = self._operations_listener()
+        if self._operations is not None:
+            self._listening.beside = self._operations.endpoints
         self._application = application
         self._signal_handlers = signal_handlers
         self.ready_callable = ready_callable
         self._action_logger = action_logger
         self.connections = self._no_connections()
-        self.listeners: list[IListeningPort] = []
         self.failure: BaseException | None = None
         self.abort_start = False
         self.restarting = False
@@ -199,29 +157,7 @@ class Server(Service):
             ListenError: An address can't be bound.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        self._bind()
-
-    def _bind(self) -> None:
-        """Claim the addresses, as far as they aren't."""
-        try:
-            bind_all(self._own_endpoints)
-        except BaseException:
-            self._unbind()
-            raise
-
-    def _unbind(self) -> None:
-        for endpoint in self._own_endpoints:
-            endpoint.close()
-
-    @property
-    def _own_endpoints(self) -> list[SocketEndpoint]:
-        pairs = (*self._endpoints, *self._redirects)
-        own = [endpoint for _, endpoint in pairs if endpoint is not None]
-        return own if self._operations is None else [*own, *self._operations.endpoints]
-
-    def _take_over(self, bound: BoundEndpoints) -> None:
-        """Serve on endpoints which were bound before this server was made."""
-        self._endpoints, self._redirects = bound.endpoints, bound.redirects
+        self._listening.bind()
 
     def join_supervisor(
         self, supervisor: Superior, sockets: Sequence[Sequence[socket.socket]]
@@ -235,8 +171,7 @@ class Server(Service):
                 redirects, in the order of the settings.
         """
         self._supervisor = supervisor
-        for endpoint, bound in zip(self._own_endpoints, sockets, strict=True):
-            endpoint.adopt(bound)
+        self._listening.adopt(sockets)
 
     def startService(self) -> None:
         """
@@ -269,7 +204,7 @@ class Server(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         if self._life is None or self._life.done():
-            self._unbind()
+            self._listening.close()
             return succeed(None)
         return Deferred.fromFuture(asyncio.ensure_future(self.shutdown()))
 
@@ -278,25 +213,12 @@ class Server(Service):
     def _operations_listener(self) -> OperationsListener | None:
         """Make what answers operators, unless a supervisor does, or nobody asks."""
         settings = self.settings.operations
-        if settings.metrics is None and settings.control_socket is None:
+        asked = settings.metrics is not None or settings.control_socket is not None
+        if self.settings.workers.supervised or not asked:
             return None
-        if self.settings.workers.supervised:
-            return None
-        from daphne_like.operations.listener import OperationsListener
-        from daphne_like.operations.one_process import OneProcess
+        from daphne_like.operations.one_process import listener_of
 
-        if self.metrics is None:
-            return OperationsListener(OneProcess(self), settings)
-        from daphne_like.observability.metrics import (
-            exposition,
-            require_prometheus_client,
-        )
-
-        if settings.metrics is not None:
-            require_prometheus_client()
-        return OperationsListener(
-            OneProcess(self, self.metrics.snapshot), settings, exposition
-        )
+        return listener_of(self)
 
     def _new_observation(self) -> Observation | None:
         """Make what counts, traces and numbers requests, where that is wanted."""
@@ -332,6 +254,21 @@ class Server(Service):
         """How many applications are running."""
         return 0 if self._manager is None else len(self._manager.running)
 
+    @property
+    def listeners(self) -> list[IListeningPort]:
+        """The listening ports."""
+        return self._listening.ports
+
+    @property
+    def listening_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each TCP listener."""
+        return self._listening.addresses
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens; ``unix:`` and a path for Unix sockets."""
+        return self._listening.urls
+
     async def startup(self) -> None:
         """
         Bind, start the application, listen; return when all that is done.
@@ -355,7 +292,7 @@ class Server(Service):
         """
         life = self._life
         if life is None or life.done():
-            self._unbind()
+            self._listening.close()
             return
         if not self._serving.is_set() and not self._stop_asked.is_set():
             life.cancel()
@@ -366,19 +303,12 @@ class Server(Service):
     def can_reload(self) -> bool:
         """Whether there is something that :meth:`reload` would read again."""
         # A server for development ends with its terminal.
-        return bool(self._certificates) and not self.settings.tls.ssl_dev
+        return bool(self._listening.certificates) and not self.settings.tls.ssl_dev
 
     def reload(self) -> None:
         """Read certificates again; connections keep those they began with."""
-        for certificates in self._certificates:
+        for certificates in self._listening.certificates:
             certificates.reload()
-
-    @property
-    def _certificates(self) -> list[ServerTLS]:
-        found = (
-            endpoint.tls for _, endpoint in self._endpoints if endpoint is not None
-        )
-        return list(dict.fromkeys(tls for tls in found if tls is not None))
 
     def reopen_logs(self) -> None:
         """Open files of logs anew, after a rotation has moved them."""
@@ -420,7 +350,7 @@ class Server(Service):
 
     def _life_ended(self, life: asyncio.Task[None]) -> None:
         # Here, since what is cancelled before its first step undoes nothing itself.
-        self._unbind()
+        self._listening.close()
         if life.cancelled():
             return
         failure = life.exception()
@@ -439,12 +369,11 @@ class Server(Service):
         settings = self.settings
         async with AsyncExitStack() as ending:
             notice = ending.enter_context(DrainNotice())
-            access_log = _open_access_log(settings, self._action_logger)
-            self._access_log = access_log
+            self._access_log = access_log = self._open_access_log()
             if access_log is not None:
                 ending.callback(access_log.close)
-            endpoints = self._with_twisted_endpoints()
-            self._bind()
+            self._listening.make_twisted_endpoints(_current_reactor)
+            self._listening.bind()
             if self._operations is not None:
                 ending.push_async_callback(self._operations.stop)
                 await self._operations.start()
@@ -473,21 +402,33 @@ class Server(Service):
             duties = [*serving.duties]
             if self._observation is not None:
                 duties.append(self._observation.tick)
-            duties += [certificates.look for certificates in self._certificates]
+            duties += [
+                certificates.look for certificates in self._listening.certificates
+            ]
             if access_log is not None:
                 duties.append(access_log.flush)
             ending.enter_context(EverySecond(loop, duties))
             ending.push_async_callback(self._drain, serving.manager, notice)
-            for text, endpoint in endpoints:
-                factory = serving.factory(scheme_of(text, endpoint))
-                self.listeners.append(await listen(text, endpoint, factory))
-            await self._listen_for_redirects(serving)
+            await self._listening.listen(
+                serving.factory,
+                lambda port: serving.factory_of(redirect_to_https(port)),
+            )
 
-            self._announce(loop)
+            # With workers the supervisor tells it, once.
+            level = logging.INFO if self._supervisor is None else logging.DEBUG
+            self._listening.announce(loop, level)
             if self.ready_callable is not None and not self._ready_early:
                 self.ready_callable()
             self._serving.set()
             await self._stop_asked.wait()
+
+    def _open_access_log(self) -> AccessLog | None:
+        log, replaced = self.settings.log, self._action_logger is not None
+        target = log.access_log_target
+        if target is None or (replaced and log.access_log is None):
+            return None
+        header = self.settings.operations.request_id_header or "X-Request-ID"
+        return AccessLog(target, log.access_log_format, request_id_header=header)
 
     def _exchange_log(self, access_log: AccessLog | None) -> ExchangeLog | None:
         """Return what hears of each exchange."""
@@ -509,90 +450,16 @@ class Server(Service):
         }
         return self._observation.begin(self._application, loop, gauges, ending)
 
-    async def _listen_for_redirects(self, serving: Serving) -> None:
-        """Send those who come without TLS to the first listener that has it."""
-        if not self._redirects:
-            return
-        ports = [
-            address.port
-            for item, port in zip(self._endpoints, self.listeners, strict=True)
-            if scheme_of(*item) == "https"
-            for address in _addresses(port)
-            if hasattr(address, "port")
-        ]
-        factory = serving.factory_of(redirect_to_https(ports[0] if ports else 443))
-        for text, endpoint in self._redirects:
-            assert endpoint is not None
-            self.listeners.append(await listen(text, endpoint, factory))
-
-    def _with_twisted_endpoints(self) -> list[tuple[str, IStreamServerEndpoint]]:
-        """Add those endpoints which are Twisted's: they need the reactor."""
-        endpoints: list[tuple[str, IStreamServerEndpoint]] = []
-        for text, own in self._endpoints:
-            if own is None:
-                from twisted.internet import reactor
-
-                endpoints.append((text, twisted_endpoint(text, reactor)))
-            else:
-                endpoints.append((text, own))
-        return endpoints
-
     async def _drain(self, manager: ApplicationManager, notice: DrainNotice) -> None:
         """Accept no more, let what is in flight end in time, and cut the rest."""
         if not self._serving.is_set():
             self.force()  # the start has failed
         await give_notice(notice)
-        stopped = await self._stop_listening()
+        stopped = await self._listening.stop()
         settings, impatience = self.settings.lifecycle, self._patience_lost
         patience = settings.timeout_graceful_shutdown
         await take_last_requests(self.connections, stopped, patience, impatience)
         await wind_down(self.connections, manager, notice, settings, impatience)
-
-    async def _stop_listening(self) -> Sequence[LoopPort]:
-        """Accept no more; return what may have connections which haven't begun."""
-        listeners, self.listeners = self.listeners, []
-        for port in listeners:
-            stopped = port.stopListening()
-            if isinstance(stopped, Deferred):
-                await stopped.asFuture(asyncio.get_running_loop())
-        return [port for port in listeners if isinstance(port, LoopPort)]
-
-    # -- Addresses -------------------------------------------------------------
-
-    @property
-    def listening_addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each TCP listener."""
-        return [
-            (address.host, address.port)
-            for port in self.listeners
-            for address in _addresses(port)
-            if hasattr(address, "port")
-        ]
-
-    def _announce(self, loop: asyncio.AbstractEventLoop) -> None:
-        kind = type(loop).__module__.partition(".")[0]
-        versions = _VERSIONS[self.settings.http2.http]
-        for item, url in self._items_and_urls():
-            what = "to https" if item in self._redirects else versions
-            # With workers the supervisor tells it, once.
-            level = logging.INFO if self._supervisor is None else logging.DEBUG
-            _logger.log(level, "Listening on %s (%s, %s)", url, what, kind)
-
-    @property
-    def urls(self) -> list[str]:
-        """Where it listens; ``unix:`` and a path for Unix sockets."""
-        return [url for _, url in self._items_and_urls()]
-
-    def _items_and_urls(self) -> Iterator[tuple[tuple[str, object], str]]:
-        endpoints = (*self._endpoints, *self._redirects)
-        # When it stops, there are fewer listeners than endpoints.
-        for item, port in zip(endpoints, self.listeners, strict=False):
-            for address in _addresses(port):
-                if hasattr(address, "port"):
-                    host = f"[{address.host}]" if ":" in address.host else address.host
-                    yield item, f"{scheme_of(*item)}://{host}:{address.port}"
-                else:
-                    yield item, f"unix:{os.fsdecode(address.name or b'')}"
 
     # -- A process of its own --------------------------------------------------
 
@@ -646,10 +513,10 @@ class Server(Service):
             return
         try:
             # An address in use must be found before somebody is told.
-            self._bind()
+            self._listening.bind()
             self.ready_callable()
         except BaseException as error:
-            self._unbind()
+            self._listening.close()
             if not isinstance(error, StartError):
                 raise
             self._report(error)
@@ -676,9 +543,7 @@ class Server(Service):
                 return
         if core is None:
             # It serves as a service, in a reactor which somebody else runs.
-            from twisted.internet import reactor
-
-            core = reactor
+            core = _current_reactor()
 
         def stop() -> None:
             self.restarting = restarting
@@ -710,29 +575,10 @@ def run(
         ApplicationLoadError: There is no such application.
         SettingsError: A setting is wrong.
     """
-    from daphne_like.asgi import loading
 
-    settings = Settings() if settings is None else settings
-    reactor.install(settings.lifecycle.loop)
-    # Before the application is loaded, which may log through Twisted.
-    bridge_twisted_logging()
-    bound: BoundEndpoints | None = None
-    try:
-        # And before it can start children.
-        settings = process.with_sockets_of_systemd(settings)
-        refuse(
-            replace(settings.process, user=None, group=None),
-            "needs the program daphne-like",
-        )
-        if will_become_user(settings.process):
-            # What belongs to the application is no business of root's.
-            bound = BoundEndpoints(settings)
-            become_user(settings.process)
-        settings = replace(settings, process=ProcessSettings())
-        if load_application is None:
-            application = loading.load_application(settings.app)
-        else:
-            application = load_application()
+    def make(
+        application: ASGIApplication, settings: Settings, bound: BoundEndpoints | None
+    ) -> Server:
         if make_server is None:
             server = Server(application, settings=settings)
         else:
@@ -740,46 +586,15 @@ def run(
         if prepare is not None:
             prepare(server)
         if bound is not None:
-            server._take_over(bound)
-            bound = None
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except StartError as error:
-        if (notifier := process.notifier_of_systemd()) is not None:
-            notifier.failed(error)
-        raise
-    finally:
-        if bound is not None:
-            bound.close()
-    server.run()
+            server._listening.take_over(bound)
+        return server
+
+    settings = Settings() if settings is None else settings
+    process.make_server(settings, load_application, make).run()
 
 
-# -- The parts -----------------------------------------------------------------
+def _current_reactor() -> Any:
+    """Return the reactor which runs, whoever has installed it."""
+    from twisted.internet import reactor
 
-
-def _with_endpoints(settings: Settings, endpoints: Iterable[str]) -> Settings:
-    more = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-    bind = replace(settings.bind, endpoint=(*settings.bind.endpoint, *more))
-    return replace(settings, bind=bind)
-
-
-def _names_something(bind: BindSettings) -> bool:
-    """Whether there is more to listen on than where it listens by default."""
-    tcp = bind.bind or bind.port is not None
-    return bool(tcp or bind.unix_socket or bind.fd or bind.endpoint)
-
-
-def _open_access_log(
-    settings: Settings, action_logger: ActionLogger | None
-) -> AccessLog | None:
-    log = settings.log
-    target = log.access_log_target
-    if target is None or (action_logger is not None and log.access_log is None):
-        return None
-    header = settings.operations.request_id_header or "X-Request-ID"
-    return AccessLog(target, log.access_log_format, request_id_header=header)
-
-
-def _addresses(port: IListeningPort) -> Iterable[Any]:
-    """Tell the addresses of a listener; their classes differ."""
-    return port.addresses() if isinstance(port, LoopPort) else [port.getHost()]
+    return reactor

@@ -17,8 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import CannotListenError
-
 from daphne_like.asgi.applications import ApplicationManager, CountingManager
 from daphne_like.asgi.error_pages import html_page
 from daphne_like.asgi.exchange import ExchangeContext, with_drain_state
@@ -28,7 +26,6 @@ from daphne_like.asgi.request_events import stream_class
 from daphne_like.asgi.response_headers import FieldReader
 from daphne_like.asgi.scope import daphne_scope
 from daphne_like.asgi.websocket_stream import WebSocketStream, WebSocketStreamContext
-from daphne_like.errors import ListenError
 from daphne_like.protocols.connections import HTTPContext
 from daphne_like.protocols.deadlines import DeadlineWheel
 from daphne_like.protocols.default_headers import DefaultHeaders
@@ -39,9 +36,6 @@ from daphne_like.winding_down import Connections
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-
     from daphne_like.asgi.drain_notice import DrainNotice
     from daphne_like.asgi.types import ASGIApplication
     from daphne_like.observability.log_formats import ExchangeLog
@@ -49,7 +43,7 @@ if TYPE_CHECKING:
     from daphne_like.protocols.interfaces import Header
     from daphne_like.settings import HTTPSettings, Settings
 
-__all__ = ["Serving", "listen"]
+__all__ = ["Serving"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -195,29 +189,6 @@ class Serving:
                 scheme="http",
             )
         )
-
-
-async def listen(
-    text: str, endpoint: IStreamServerEndpoint, factory: HTTPFactory
-) -> IListeningPort:
-    """
-    Listen on an endpoint.
-
-    Args:
-        text: Names it in messages.
-        endpoint: Ours, or one of Twisted's.
-        factory: Makes the protocols of its connections.
-
-    Raises:
-        ListenError: It can't be done.
-    """
-    try:
-        listening: Deferred[IListeningPort] = endpoint.listen(factory)
-        return await listening.asFuture(asyncio.get_running_loop())
-    except CannotListenError as error:
-        reason = getattr(error.socketError, "strerror", None) or error.socketError
-        number = getattr(error.socketError, "errno", None)
-        raise ListenError(f"Listen failure: {text}: {reason}", number) from None
 
 
 def _default_headers(settings: HTTPSettings) -> DefaultHeaders:

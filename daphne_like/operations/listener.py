@@ -27,11 +27,12 @@ from daphne_like.listeners.endpoints import (
     endpoint_from_string,
 )
 from daphne_like.listeners.ports import LoopPort
+from daphne_like.listening import listen, url_of
 from daphne_like.operations.application import (
     controlling_application,
     watching_application,
 )
-from daphne_like.serving import Serving, listen
+from daphne_like.serving import Serving
 from daphne_like.settings import Settings
 from daphne_like.winding_down import EverySecond, wind_down
 
@@ -161,7 +162,7 @@ class _Part:
         """Where it listens; ``unix:`` and a path for the Unix socket."""
         if self._port is None:
             return []
-        return [_url(address) for address in self._port.addresses()]
+        return [url_of("http", address) for address in self._port.addresses()]
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -228,13 +229,6 @@ def _is_at(name: Any, listening: Any) -> bool:
         return name[1] == listening[1] and (is_any or name[0] == listening[0])
     # A name may be text or bytes; that of a socket without one is empty.
     return type(name) is type(listening) and bool(name == listening)
-
-
-def _url(address: Any) -> str:
-    if not hasattr(address, "port"):
-        return f"unix:{os.fsdecode(address.name or b'')}"
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"http://{host}:{address.port}"
 
 
 def _tcp_string(where: str) -> str:

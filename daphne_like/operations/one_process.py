@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from daphne_like import __version__
+from daphne_like.operations.listener import OperationsListener
 from daphne_like.operations.tables import (
     WatchedConnections,
     resident_bytes,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from daphne_like.server import Server
 
-__all__ = ["OneProcess"]
+__all__ = ["OneProcess", "listener_of"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -126,3 +127,21 @@ class OneProcess:
         if self.phase != "draining":
             _logger.info("Asked to drain: stopping")
         self._server.stop()
+
+
+def listener_of(server: Server) -> OperationsListener:
+    """
+    Make what answers the operators of a server, on the addresses of its settings.
+
+    Raises:
+        SettingsError: A package is missing, or an address can't be understood.
+    """
+    settings, metrics = server.settings.operations, server.metrics
+    if metrics is None:
+        return OperationsListener(OneProcess(server), settings)
+    from daphne_like.observability.metrics import exposition, require_prometheus_client
+
+    if settings.metrics is not None:
+        require_prometheus_client()
+    operated = OneProcess(server, metrics.snapshot)
+    return OperationsListener(operated, settings, exposition)

@@ -3,9 +3,10 @@ HTTP/1.1 and HTTP/1.0: one connection, its requests in order, its answers.
 
 The reader of :mod:`~daphne_like.protocols.http1_reader` finds the requests.
 This module queues them (pipelining: answers go out in the order of the
-requests, RFC 9112 section 9.3.2), frames the answers, paces both directions,
-and keeps the deadlines. An error is answered with a line of plain text after
-the answers to the requests before it, and ends the connection.
+requests, RFC 9112 section 9.3.2), frames the answers by means of
+:mod:`~daphne_like.protocols.http1_responses`, paces both directions, and keeps
+the deadlines. An error is answered with a line of plain text after the answers
+to the requests before it, and ends the connection.
 
 Source: RFC 9112.
 
@@ -14,10 +15,8 @@ Tests: ``tests/unit/protocols/test_http1.py``.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from enum import Enum
-from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -33,6 +32,18 @@ from daphne_like.protocols.connections import (
     unsent_bytes,
 )
 from daphne_like.protocols.http1_reader import FEED_BYTES, RequestReader
+from daphne_like.protocols.http1_responses import (
+    CHUNKED,
+    JOIN_BYTES,
+    SIZED,
+    UNTIL_CLOSE,
+    encode,
+    encode_once,
+    file_pieces,
+    status_line,
+    usual_status_line,
+    write_pieces,
+)
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
 from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
 from daphne_like.protocols.websocket_handshake import accept_key
@@ -57,11 +68,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP1Protocol"]
 
-_STATUS_LINES = {
-    int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii"))
-    for status in HTTPStatus
-}
-
 # Request bodies that no application has taken: reading pauses above the first
 # mark and resumes below the second.
 _BODY_HIGH_WATER_BYTES = 64 * 1024
@@ -69,10 +75,6 @@ _BODY_LOW_WATER_BYTES = 16 * 1024
 # When nobody reads a body, so much of it is read and dropped to keep the
 # connection; beyond that, closing is cheaper for both sides.
 _DISCARD_BYTES = 64 * 1024
-# Larger bodies go to the transport beside their head instead of being copied.
-_JOIN_BYTES = 64 * 1024
-# What is read of a file at once where the kernel can't send it by itself.
-_FILE_BYTES = 256 * 1024
 # How long a peer may go on sending what nobody reads, so that it gets to
 # reading the answer.
 _LINGER_TIMEOUT = 2.0
@@ -91,18 +93,6 @@ class _State(Enum):
 
 
 _READING = _State.READING
-
-
-class _Framing(Enum):
-    """How the end of the response being written is told (RFC 9112 section 6.3)."""
-
-    SIZED = "by its length, or by having no body"
-    CHUNKED = "by the last chunk"
-    UNTIL_CLOSE = "by the end of the connection"
-
-
-_SIZED = _Framing.SIZED
-_CHUNKED = _Framing.CHUNKED
 
 
 @implementer(IProtocol, IPushProducer)
@@ -188,7 +178,7 @@ class HTTP1Protocol:
         self.congested = False
         self._drain_waiters: list[Future[None]] = []
         self._unsent_bytes = 0
-        self._framing = _SIZED
+        self._framing = SIZED
 
         self._idle_deadline = inf
         self._request_deadline = inf
@@ -735,7 +725,7 @@ class HTTP1Protocol:
         """Send a 1xx head; RFC 9110 section 15.2: never to HTTP/1.0."""
         current = self._current
         if current is not None and current.head.http_version != "1.0":
-            self._write(b"%b%b\r\n" % (_status_line(status), _encode(headers)))
+            self._write(b"%b%b\r\n" % (status_line(status), encode(headers)))
 
     def send_response(self, response: ResponseHead, body: bytes, end: bool) -> None:
         """Frame and write the head, with the first piece of the body."""
@@ -748,22 +738,22 @@ class HTTP1Protocol:
             and fields.head_status == response.status
             and self._state is _READING
             and self._receiving is None
-            and len(body) <= _JOIN_BYTES
+            and len(body) <= JOIN_BYTES
             and current.head.http_version == "1.1"
         ):
-            self._framing = _SIZED
+            self._framing = SIZED
             self._write(fields.whole_head + body)
             if end:
                 self._response_ended()
             return
         pieces = [
-            _STATUS_LINES.get(response.status) or _status_line(response.status),
-            fields.encoded or _encode_once(fields),
+            usual_status_line(response.status) or status_line(response.status),
+            fields.encoded or encode_once(fields),
             defaults.block_without(fields.own_defaults)
             if fields.own_defaults
             else defaults.block,
         ]
-        self._framing = _SIZED
+        self._framing = SIZED
         if length is not None and length != fields.content_length:
             pieces.append(b"content-length: %d\r\n" % length)
         elif length is None and not response.bodiless:
@@ -778,21 +768,21 @@ class HTTP1Protocol:
         elif fields.content_length is not None and not fields.own_defaults:
             fields.whole_head = b"".join((*pieces, b"\r\n"))
             fields.head_status, fields.head_defaults = response.status, defaults.block
-        if self._framing is _SIZED and len(body) <= _JOIN_BYTES:
+        if self._framing is SIZED and len(body) <= JOIN_BYTES:
             pieces += (b"\r\n", body)
             self._write(b"".join(pieces))
         else:
             pieces.append(b"\r\n")
-            self._write_pieces(pieces, body, end)
+            write_pieces(self._write, pieces, body, self._framing, end)
         if end:
             self._response_ended()
 
     def _frame_unsized(self, head: RequestHead) -> bytes:
         """Choose the framing of a body whose length isn't known."""
         if head.http_version == "1.0":
-            self._framing = _Framing.UNTIL_CLOSE
+            self._framing = UNTIL_CLOSE
             return b""
-        self._framing = _CHUNKED
+        self._framing = CHUNKED
         return b"transfer-encoding: chunked\r\n"
 
     def _end_head(
@@ -802,7 +792,7 @@ class HTTP1Protocol:
         if head.is_websocket:
             # No tunnel, but an answer: it is the last one.
             self._state = _State.ENDING if self._held else _State.LAST
-        if fields.close or self._framing is _Framing.UNTIL_CLOSE:
+        if fields.close or self._framing is UNTIL_CLOSE:
             self._take_no_more()
         elif end and self._receiving is self._current and self._must_close_unread():
             self._state = _State.LAST
@@ -824,59 +814,36 @@ class HTTP1Protocol:
 
     def send_body(self, body: bytes, end: bool) -> None:
         """Write a further piece, in chunked coding where it was announced."""
-        self._write_pieces([], body, end)
+        write_pieces(self._write, [], body, self._framing, end)
         if end:
             self._response_ended()
 
-    def _write_pieces(self, pieces: list[bytes], body: bytes, end: bool) -> None:
-        """Write ``pieces`` and a piece of the body: at once, unless it is large."""
-        if body and self._framing is _CHUNKED:
-            pieces.append(b"%x\r\n" % len(body))
-        if len(body) > _JOIN_BYTES:
-            if pieces:
-                self._write(b"".join(pieces))
-                pieces.clear()
-            self._write(body)
-        else:
-            pieces.append(body)
-        if self._framing is _CHUNKED:
-            if body:
-                pieces.append(b"\r\n")
-            if end:
-                pieces.append(b"0\r\n\r\n")
-        data = b"".join(pieces)
-        if data:
-            self._write(data)
-
     def send_trailers(self, trailers: Sequence[Header]) -> None:
         """End a chunked response with trailers (RFC 9112 section 7.1.2)."""
-        self._write(b"0\r\n%b\r\n" % _encode(trailers))
+        self._write(b"0\r\n%b\r\n" % encode(trailers))
         self._response_ended()
 
     async def send_file(self, file: int, offset: int, count: int) -> None:
         """Send a piece of a file, by the kernel where the transport can."""
-        if self._framing is _CHUNKED:
+        if self._framing is CHUNKED:
             self._write(b"%x\r\n" % count)
         by_kernel = getattr(self.transport, "send_file", None)
         if by_kernel is not None:
             await by_kernel(file, offset, count)
         else:
-            while count:
-                data = _read_file(file, offset, min(count, _FILE_BYTES))
-                offset += len(data)
-                count -= len(data)
+            for data in file_pieces(file, offset, count):
                 self._write(data)
                 if self.congested:
                     await self.drained()
                 if self._current is None:
                     return  # broken off, or the connection is gone
-        if self._framing is _CHUNKED and self._current is not None:
+        if self._framing is CHUNKED and self._current is not None:
             self._write(b"\r\n")
 
     def abort(self) -> None:
         """Close in mid-response, in a way that the peer sees it is incomplete."""
         self._current = None
-        if self._framing is _Framing.UNTIL_CLOSE:
+        if self._framing is UNTIL_CLOSE:
             # A regular close would look like the regular end: reset instead.
             self._state = _State.CLOSING
             self._forget_requests()
@@ -893,7 +860,7 @@ class HTTP1Protocol:
             b"HTTP/1.1 101 Switching Protocols\r\n"
             b"upgrade: websocket\r\nconnection: Upgrade\r\n"
             b"sec-websocket-accept: %b\r\n%b%b\r\n"
-            % (accept_key(current.head), _encode(fields), context.default_headers.block)
+            % (accept_key(current.head), encode(fields), context.default_headers.block)
         )
         held, self._held = self._held, b""
         self._current = None
@@ -921,24 +888,3 @@ class _UpgradeToHTTP2:
     def start(self) -> None:
         """It is this request's turn."""
         self._protocol.become_http2(self.head)
-
-
-def _encode_once(fields: ResponseFields) -> bytes:
-    fields.encoded = block = _encode(fields.headers)
-    return block
-
-
-def _encode(headers: Sequence[Header]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in headers])
-
-
-def _read_file(file: int, offset: int, count: int) -> bytes:
-    data = os.pread(file, count, offset)
-    if not data:
-        raise EOFError("the file ended early")
-    return data
-
-
-def _status_line(status: int) -> bytes:
-    # RFC 9112 section 4: the space stays when there is no reason phrase.
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -38,6 +38,7 @@ PUBLIC_NAMES = {
         "Runnable",
         "Superior",
         "join_reactor",
+        "make_server",
         "notifier_of_systemd",
         "raise_descriptor_limit",
         "run_until_stopped",

@@ -19,7 +19,7 @@ from event_loops import LOOPS, run_on
 from notify_socket import NotifySocket
 from recorded_log import RecordedLog
 from twisted.application.service import IService
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
@@ -181,7 +181,7 @@ def test_some_endpoint_is_enough(site: Site) -> None:
     two = Server(site, [], unix_socket="/x")
     default = Server(site, settings=Settings.of(daphne_compat=True))
 
-    assert [1, 1, 1] == [len(made._own_endpoints) for made in (one, two, default)]
+    assert [1, 1, 1] == [len(made._listening.own) for made in (one, two, default)]
 
 
 def test_keywords_of_daphne_are_settings(site: Site) -> None:
@@ -282,29 +282,6 @@ def test_an_action_logger_takes_the_place_of_the_access_log(
     assert ("http", "complete", 200) == (protocol, action, details["status"])
     lines = capsys.readouterr().out.splitlines()
     assert (0 if access_log is None else 1) == len(lines)
-
-
-def test_addresses_of_all_kinds_are_announced(
-    site: Site, log: RecordedLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The log has a URL for each address; the attribute has those of TCP only."""
-    addresses: list[list[Any]] = [
-        [IPv4Address("TCP", "127.0.0.1", 80), IPv6Address("TCP", "::1", 80)],
-        [UNIXAddress(b"/run/x")],
-    ]
-    monkeypatch.setattr(server, "_addresses", lambda port: addresses[port])
-    made = Server(site, ["haproxy:ssl:1", "unix:/run/x"])
-    made.listeners = [0, 1]  # type: ignore[list-item]
-    loop = asyncio.new_event_loop()
-    made._announce(loop)
-    loop.close()
-
-    assert [
-        "INFO Listening on https://127.0.0.1:80 (HTTP/1.1 and 2, asyncio)",
-        "INFO Listening on https://[::1]:80 (HTTP/1.1 and 2, asyncio)",
-        "INFO Listening on unix:/run/x (HTTP/1.1 and 2, asyncio)",
-    ] == log.take(logging.INFO)
-    assert [("127.0.0.1", 80), ("::1", 80)] == made.listening_addresses
 
 
 def test_a_request_at_the_last_moment(
@@ -417,7 +394,7 @@ def test_a_request_that_comes_before_a_failure(
     """When the start fails after all, what has begun meanwhile is cut first."""
 
     async def scenario() -> None:
-        endpoint = made._endpoints[1][1]
+        endpoint = made._listening.endpoints[1][1]
         assert endpoint is not None
 
         async def fail() -> Any:
@@ -875,8 +852,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return object()
 
     monkeypatch.setattr(reactor, "install", install)
+    monkeypatch.setattr(process, "install", install)
     monkeypatch.setattr(
-        server, "bridge_twisted_logging", lambda: events.append("bridged")
+        process, "bridge_twisted_logging", lambda: events.append("bridged")
     )
     return events
 
@@ -964,8 +942,7 @@ def test_daphnes_callers_are_told_before_the_reactor_runs(
         ready_callable=lambda: runs.append(path.exists()),
     )
     made.run()
-    for endpoint in made._own_endpoints:
-        endpoint.close()
+    made._listening.close()
 
     assert ["asyncio", True] == runs[:2]
     assert made is runs[2][0]
@@ -1032,8 +1009,8 @@ def root(monkeypatch: pytest.MonkeyPatch, path: Path, runs: list[Any]) -> None:
     def become(settings: Any) -> None:
         runs.append(("bound", path.exists(), "user", settings.user))
 
-    monkeypatch.setattr(server, "will_become_user", lambda settings: True)
-    monkeypatch.setattr(server, "become_user", become)
+    monkeypatch.setattr(process, "will_become_user", lambda settings: True)
+    monkeypatch.setattr(process, "become_user", become)
 
 
 @pytest.mark.usefixtures("root")
@@ -1053,8 +1030,8 @@ def test_the_application_is_imported_without_privileges(
     assert ["asyncio", "bridged", become, "loaded", "asyncio"] == runs[:-1]
     # The server has what was bound, and gives it up with the rest.
     assert path.exists()
-    made._bind()
-    made._unbind()
+    made._listening.bind()
+    made._listening.close()
     assert not path.exists()
 
 
@@ -1146,12 +1123,6 @@ def test_an_interrupted_import_is_no_traceback(runs: list[Any]) -> None:
 
 
 # -- TLS ----------------------------------------------------------------------------------
-
-
-def test_a_redirect_needs_somewhere_to_lead(site: Site) -> None:
-    """Without a listener with TLS, `redirect_https` is a mistake."""
-    with pytest.raises(SettingsError, match="redirect_https needs a listener with TLS"):
-        Server(site, redirect_https="0")
 
 
 def test_certificates_are_what_can_be_reloaded(
