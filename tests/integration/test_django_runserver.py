@@ -207,7 +207,7 @@ def test_websockets_learn_of_a_reload(
     with connect(f"{url}/echo", proxy=None) as client:
         project.change("pages/views.py", '"hello"', '"goodbye"')
         with pytest.raises(ConnectionClosed) as closed:
-            client.recv(20)
+            channels_site.wait_while_open(client, saving="pages/views.py")
 
     assert closed.value.rcvd is not None
     assert 1012 == closed.value.rcvd.code

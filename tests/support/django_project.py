@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from server_process import ServerProcess
+from websockets.sync.client import ClientConnection
 
 PROJECT = Path(__file__).parent.parent / "integration" / "django_project"
 
@@ -81,6 +82,20 @@ class Runserver(ServerProcess):
                 save_at += _SAVE_INTERVAL
                 (self.project / saving).touch()
         pytest.fail(f"{path} is {answer!r}, never {text!r}:\n{self.log}")
+
+    def wait_while_open(self, client: ClientConnection, *, saving: str) -> None:
+        """
+        Wait for a WebSocket's end, which raises; see :meth:`wait_for_answer`.
+
+        Args:
+            client: Hears nothing but its end.
+            saving: A file to save again and again meanwhile.
+        """
+        for _ in range(int(_TIMEOUT / _SAVE_INTERVAL)):
+            with suppress(TimeoutError):
+                client.recv(_SAVE_INTERVAL)
+            (self.project / saving).touch()
+        pytest.fail(f"the WebSocket stays open:\n{self.log}")
 
     def press_ctrl_c(self) -> None:
         """Interrupt all its processes, as a terminal does."""
