@@ -241,8 +241,15 @@ def test_node(site: Site) -> None:
 
 
 def test_httpx(site: Site) -> None:
-    """An asynchronous client asks fifty times at once on one connection."""
+    """
+    An asynchronous client asks fifty times at once on one connection.
+
+    Its bodies are together within the first window: of requests that wait for windows at once it may
+    leave one waiting for ever (httpcore asks for further bytes, although another request
+    has read the credit). Other clients send more.
+    """
     limits = httpx.Limits(max_connections=1)
+    piece = b"x" * 50
 
     async def ask() -> list[Any]:
         async with httpx.AsyncClient(
@@ -251,7 +258,7 @@ def test_httpx(site: Site) -> None:
             asked = [
                 client.post(
                     f"{site.server.url}/digest",
-                    content=PIECE * number,
+                    content=piece * number,
                     headers=[("cookie", "a=1"), ("cookie", "b=2")],
                 )
                 for number in range(50)
@@ -260,7 +267,7 @@ def test_httpx(site: Site) -> None:
 
     answers = asyncio.run(ask())
 
-    assert [number * len(PIECE) for number in range(50)] == [
+    assert [number * len(piece) for number in range(50)] == [
         answer["bytes"] for answer in answers
     ]
     assert {("2", "a=1; b=2")} == {
