@@ -244,9 +244,9 @@ def test_httpx(site: Site) -> None:
     """
     An asynchronous client asks fifty times at once on one connection.
 
-    Its bodies are together within the first window: of requests that wait for windows at once it may
-    leave one waiting for ever (httpcore asks for further bytes, although another request
-    has read the credit). Other clients send more.
+    Its bodies are together within the first window: of requests that wait for windows
+    at once httpcore may leave one waiting for ever, as it asks for further bytes although
+    another request has read the credit. Other clients send more.
     """
     limits = httpx.Limits(max_connections=1)
     piece = b"x" * 50
