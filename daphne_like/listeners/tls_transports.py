@@ -170,8 +170,12 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
 
     # -- Both ways -----------------------------------------------------------
 
+    def _direct(self) -> ssl.SSLObject:
+        """Return what reads and writes without a method in Python between."""
+        return getattr(self.ssl_object, "_sslobj", self.ssl_object)
+
     def _make_write(self) -> Callable[[bytes], None]:
-        encrypt, outgoing = self.ssl_object.write, self._outgoing.read
+        encrypt, outgoing = self._direct().write, self._outgoing.read
         send = self._transport.write
 
         def write(data: bytes) -> None:
@@ -186,12 +190,14 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
 
     def _make_receive(self) -> Callable[[bytes], None]:
         incoming, outgoing = self._incoming, self._outgoing
-        read, feed = self.ssl_object.read, incoming.write
+        read, feed = self._direct().read, incoming.write
 
         def secure_received(data: bytes) -> None:
             """Decrypt, and pass all of it on at once."""
             feed(data)
-            size = min(len(data), _RECORD_BYTES) or _RECORD_BYTES
+            size = len(data)
+            if not 0 < size < _RECORD_BYTES:
+                size = _RECORD_BYTES
             try:
                 plain = read(size)
                 # A read returns what is left of one record. Asked once too often,
