@@ -373,7 +373,7 @@ def test_small_pieces_are_not_kept_back() -> None:
         off = transport.getTcpNoDelay()
         transport.abortConnection()
         writer.close()
-        port.stopListening()
+        await port.stopListening().asFuture(loop)
         return bool(off)
 
     assert asyncio.run(nagle_is_off())
