@@ -25,6 +25,7 @@ ScopeBuilder = Callable[
 """As :func:`http_scope`, from the same arguments."""
 
 _QUESTION_MARK, _PERCENT = b"?%"
+_ASGI = {"version": "3.0", "spec_version": "2.5"}
 
 
 def http_scope(
@@ -47,17 +48,27 @@ def http_scope(
             it off; ``raw_path`` is as received.
         extensions: Those which this exchange can use; the caller's to give away.
     """
-    path, raw_path, query = head.parts or _split(head)
-    if root_path and not _is_below(path, root_path):
-        path = root_path + path
-    client, server = connection.client, connection.server
     if connection.tls is not None:
         extensions["tls"] = connection.tls.copy()
     if connection.proxy is not None:
         extensions["proxy_protocol"] = connection.proxy.copy()
-    return {
+    client, server = connection.client, connection.server
+    if head.scope is not None and head.scope_connection is connection:
+        scope = head.scope.copy()
+        # What an application could change has to be its own.
+        scope["asgi"] = _ASGI.copy()
+        scope["headers"] = [*head.headers]
+        scope["client"] = None if client is None else [*client]
+        scope["server"] = None if server is None else [*server]
+        scope["extensions"] = extensions
+        return scope
+    comes_again = head.parts is not None
+    path, raw_path, query = head.parts or _split(head)
+    if root_path and not _is_below(path, root_path):
+        path = root_path + path
+    scope = {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "asgi": _ASGI.copy(),
         "http_version": head.http_version,
         "method": head.method,
         "scheme": connection.scheme,
@@ -71,6 +82,9 @@ def http_scope(
         "server": None if server is None else [*server],
         "extensions": extensions,
     }
+    if comes_again and head.scope is None:
+        head.scope, head.scope_connection = scope.copy(), connection
+    return scope
 
 
 def daphne_scope(

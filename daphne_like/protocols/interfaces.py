@@ -74,7 +74,7 @@ class RequestHead:
 
     After that it doesn't change, since requests that are equal may share one;
     but for ``expects_continue`` of those with a body, which never do, and for
-    ``parts``.
+    what is kept here for the next time.
 
     Attributes:
         method: As received, e.g. ``"GET"``.
@@ -87,6 +87,8 @@ class RequestHead:
         is_websocket: It asks for a WebSocket, whether rightly or not.
         parts: Decoded path, path as received and query, once somebody has asked
             for them.
+        scope: What an application was told when the request came before,
+        scope_connection: on this connection.
     """
 
     __slots__ = (
@@ -98,6 +100,8 @@ class RequestHead:
         "is_websocket",
         "method",
         "parts",
+        "scope",
+        "scope_connection",
         "target",
     )
 
@@ -111,6 +115,8 @@ class RequestHead:
         self.accepts_trailers = False
         self.is_websocket = False
         self.parts: tuple[str, bytes, bytes] | None = None
+        self.scope: dict[str, Any] | None = None
+        self.scope_connection: Connection | None = None
 
     def with_headers(self, headers: list[Header]) -> RequestHead:
         """Make another head which differs in its fields alone."""
