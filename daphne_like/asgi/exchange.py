@@ -235,14 +235,22 @@ class Exchange:
             ClientDisconnected: Nobody will get it.
         """
         try:
-            handler = self._state.accepts.get(message["type"])
+            handler = self._state.accepts[message["type"]]
+        except (KeyError, TypeError):
+            handler = Exchange._misplaced
+        pending = handler(self, message)
+        if pending is not None:
+            await pending
+
+    def _misplaced(self, message: Message) -> Awaitable[None] | None:
+        """Tell what is no message from one which the state doesn't accept."""
+        try:
+            hash(message["type"])
         except (KeyError, TypeError):
             raise InvalidMessage(
                 f'a message must be a dict with a "type", not {short_repr(message)}'
             ) from None
-        pending = handler(self, message) if handler else self._refuse(message)
-        if pending is not None:
-            await pending
+        return self._refuse(message)
 
     def _refuse(self, message: Message) -> Awaitable[None] | None:
         """Find what is to become of a message which the state doesn't accept."""

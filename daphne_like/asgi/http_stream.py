@@ -127,17 +127,21 @@ class HTTPStream(Exchange):
         root_path = self._mount() if context.forwarded else context.root_path
         head = self.head
         extensions = context.extensions.copy()
-        if head.http_version == "1.0":
-            del extensions["http.response.early_hint"]
-        else:
-            if head.accepts_trailers:
-                extensions["http.response.trailers"] = {}
-            if head.http_version == "2" and self._sender.can_push:
-                extensions["http.response.push"] = {}
+        if head.accepts_trailers and head.http_version != "1.0":
+            extensions["http.response.trailers"] = {}
+        if head.http_version != "1.1":
+            self._adapt(extensions)
         scope = context.build_scope(head, self._connection, root_path, extensions)
         if context.state is not None:
             scope["state"] = context.state.copy()
         context.manager.start(self, scope)
+
+    def _adapt(self, extensions: dict[str, dict[str, object]]) -> None:
+        """Offer what other versions than 1.1 can do, and not what they can't."""
+        if self.head.http_version == "1.0":
+            del extensions["http.response.early_hint"]
+        elif self.head.http_version == "2" and self._sender.can_push:
+            extensions["http.response.push"] = {}
 
     def reject(self, rejection: RequestRejected) -> None:
         """Answer in the application's stead and end the connection."""
@@ -257,7 +261,7 @@ class HTTPStream(Exchange):
         self.status = status
         if status in _BODILESS or self.head.method == "HEAD":
             self.bodiless = True
-        if message.get("trailers") and self._can_trail():
+        if "trailers" in message and message["trailers"] and self._can_trail():
             self._trailers = []
         self._state = _HELD
 

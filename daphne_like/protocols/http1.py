@@ -312,6 +312,20 @@ class HTTP1Protocol:
 
     def dataReceived(self, data: bytes) -> None:
         """Read requests and start those whose turn it is (IProtocol)."""
+        reader = self._reader
+        if (
+            # A client that asks for the same over and over, byte for byte, and
+            # waits for each answer: then nothing else is under way.
+            data == reader.repeated
+            and self._current is None
+            and self._state is _READING
+            and not self.congested
+        ):
+            connection = self._connection or self._describe_connection()
+            self._begin(
+                self._context.open_stream(reader.repeated_head, connection, self)
+            )
+            return
         if self._state is not _READING and self._receiving is None:
             if self._state is _State.UPGRADING:
                 self._hold(data)
@@ -320,7 +334,7 @@ class HTTP1Protocol:
             self._read_slices(data)
             return
         try:
-            head_begun = self._reader.feed(data)
+            head_begun = reader.feed(data)
         except RequestRejected as rejection:
             self._fail(rejection, b"")
             return
@@ -328,8 +342,8 @@ class HTTP1Protocol:
             self._expect_head()
         if self._receiving is not None:
             self._await_body()
-        if self._reader.rest:
-            self._hold(self._reader.rest)
+        if reader.rest:
+            self._hold(reader.rest)
         if self._queue:
             self._advance()
 
@@ -492,12 +506,7 @@ class HTTP1Protocol:
         while queue:
             if self._current is not None or self.congested:
                 break
-            self._current = stream = queue.pop(0)
-            self._idle_deadline = inf
-            if self._limits.http_timeout and not stream.head.is_websocket:
-                self._request_deadline = self._clock() + self._limits.http_timeout
-                self._watch(self._request_deadline)
-            stream.start()
+            self._begin(queue.pop(0))
             if (
                 self._held
                 and len(queue) < self._most_queued
@@ -509,6 +518,15 @@ class HTTP1Protocol:
             self._answer_rejection(self._rejection)
         if queue or self._reading_paused:
             self._pace_reading()
+
+    def _begin(self, stream: Stream) -> None:
+        """Start a request whose turn it is."""
+        self._current = stream
+        self._idle_deadline = inf
+        if self._limits.http_timeout and not stream.head.is_websocket:
+            self._request_deadline = self._clock() + self._limits.http_timeout
+            self._watch(self._request_deadline)
+        stream.start()
 
     def _answer_rejection(self, rejection: RequestRejected) -> None:
         """Answer what isn't a request, as the last thing on the connection."""

@@ -107,6 +107,10 @@ class RequestReader:
         http2: All bytes fed, when they begin as those of HTTP/2 do.
         h2c: The last head asks for HTTP/2 instead, and may have it: the same
             as ``upgraded``.
+        repeated: What was fed last, if that was one plain request without a
+            body which has come twice. Between messages parsing is a function
+            of the bytes alone: when the same come again, they needn't be fed,
+        repeated_head: but are this request once more.
     """
 
     __slots__ = (
@@ -133,7 +137,6 @@ class RequestReader:
         "_most_target_bytes",
         "_parser",
         "_plain",
-        "_repeated_head",
         "_sink",
         "_takes_h2c",
         "_unparsed_bytes",
@@ -141,6 +144,8 @@ class RequestReader:
         "head_begun",
         "http2",
         "keep_alive",
+        "repeated",
+        "repeated_head",
         "rest",
         "upgraded",
     )
@@ -168,11 +173,12 @@ class RequestReader:
         # more than the checks which every head gets.
         self._may_be_plain = self._counts_by_feed()
         self._plain = True
-        # What was fed last if it was one plain head and nothing else, that
-        # head, and a copy of it once it has come twice.
+        # What was fed last if it was one plain head and nothing else, and that
+        # head.
         self._last_fed = b""
         self._last_head: RequestHead | None = None
-        self._repeated_head: RequestHead | None = None
+        self.repeated: bytes | None = None
+        self.repeated_head = RequestHead(b"")
         self._in_body = False
         self._chunked = False
         self._content_length = 0
@@ -214,13 +220,7 @@ class RequestReader:
             RequestRejected: The peer gets its status, then the connection ends.
         """
         again = data == self._last_fed
-        if again and self._repeated_head is not None:
-            # A client that asks for the same over and over, byte for byte:
-            # between messages, parsing is a function of the bytes alone.
-            self._sink.request_received(self._repeated_head)
-            return False
-        self._repeated_head = None
-        self._last_fed = b""
+        self._last_fed, self.repeated = b"", None
         completed = self._completed
         rest = data
         while True:
@@ -249,7 +249,7 @@ class RequestReader:
         ):
             self._last_fed = data
             if again and self._last_head is not None:
-                self._repeated_head = self._last_head
+                self.repeated, self.repeated_head = data, self._last_head
         self._last_head = None
         return False
 
