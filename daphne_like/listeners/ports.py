@@ -27,6 +27,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from daphne_like.listeners.outbox import Outbox
 from daphne_like.listeners.sockets import AF_UNIX, SocketSource, listen_error
 from daphne_like.listeners.transports import LoopTransport, twisted_address
 
@@ -224,7 +225,10 @@ class SocketEndpoint:
         sock.setblocking(False)
         # uvloop says nothing when it can't listen; so that is done here.
         sock.listen(self._backlog)
-        make_transport: Callable[[], LoopTransport] = partial(LoopTransport, factory)
+        loop = asyncio.get_running_loop()
+        outbox = Outbox(loop)
+        make_transport: Callable[[], LoopTransport]
+        make_transport = partial(LoopTransport, factory, outbox)
         pending: list[PendingConnections] = []
         if self.tls is not None:
             from daphne_like.listeners import tls_transports
@@ -234,7 +238,7 @@ class SocketEndpoint:
             handshakes = tls_transports.Handshakes(self.tls)
             pending.append(handshakes)
             make_transport = partial(
-                tls_transports.LoopTLSTransport, factory, handshakes
+                tls_transports.LoopTLSTransport, factory, outbox, handshakes
             )
         make_protocol: Callable[[], asyncio.Protocol] = make_transport
         if self.proxy is not None:
@@ -244,7 +248,6 @@ class SocketEndpoint:
             headers = ProxyHeaders(self.proxy, make_transport)
             pending.insert(0, headers)
             make_protocol = headers.make_reader
-        loop = asyncio.get_running_loop()
         options: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTS_PER_TURN}
         listen: Callable[..., Any] = loop.create_server
         if sock.family == AF_UNIX:

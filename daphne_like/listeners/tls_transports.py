@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from OpenSSL.crypto import X509
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
+    from daphne_like.listeners.outbox import Outbox
     from daphne_like.listeners.tls import ServerTLS
 
 __all__ = ["Handshakes", "LoopTLSTransport"]
@@ -96,8 +97,10 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
 
     ssl_object: ssl.SSLObject
 
-    def __init__(self, factory: IProtocolFactory, handshakes: Handshakes) -> None:
-        super().__init__(factory)
+    def __init__(
+        self, factory: IProtocolFactory, outbox: Outbox, handshakes: Handshakes
+    ) -> None:
+        super().__init__(factory, outbox)
         self._handshakes = handshakes
         self._closing = False
         self.is_idle = True
@@ -159,7 +162,7 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
     def _secured(self) -> None:
         """Begin with the protocol that was agreed on."""
         self._handshakes.end(self)
-        self.write = self._make_write()
+        self._write_by(self._make_write())
         self.data_received = receive = self._make_receive()
         self._deliver: Callable[[bytes], None] = _ignore
         # uvloop looks data_received up once, so let it look again.
@@ -278,6 +281,7 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
     def _say_farewell(self) -> None:
         if self._closing:
             return
+        self.settle()
         self._closing = True
         self._deliver = self.data_received = _ignore
         self._transport.set_protocol(self)

@@ -18,6 +18,7 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         IProtocolFactory,
     )
 
+    from daphne_like.listeners.outbox import Outbox
     from daphne_like.listeners.proxy_protocol import Announced
 
 __all__ = ["LoopTransport", "twisted_address"]
@@ -59,9 +61,15 @@ class LoopTransport(asyncio.Protocol):
     Flow control: the loop calls :meth:`pause_writing` and
     :meth:`resume_writing` at its marks; both go on to the registered producer.
 
+    Args:
+        factory: Makes the protocol.
+        outbox: What may wait goes through it.
+
     Attributes:
         data_received: The protocol's ``dataReceived``.
         write: The loop transport's ``write``.
+        write_soon: The same for what may wait until the end of the loop's turn.
+            Who calls both calls :meth:`settle` in between.
         announced: What a proxy has said of the connection by the PROXY protocol;
             its addresses count then.
     """
@@ -71,21 +79,25 @@ class LoopTransport(asyncio.Protocol):
         "_file_bytes",
         "_flushing",
         "_lost",
+        "_outbox",
         "_producer",
         "_protocol",
         "_transport",
         "announced",
         "data_received",
         "write",
+        "write_soon",
     )
 
     disconnecting = False
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]
     write: Callable[[bytes], None]
+    write_soon: Callable[[bytes], None]
 
-    def __init__(self, factory: IProtocolFactory) -> None:
+    def __init__(self, factory: IProtocolFactory, outbox: Outbox) -> None:
         self._factory = factory
+        self._outbox = outbox
         self._producer: IPushProducer | None = None
         self._protocol: IProtocol | None = None
         self._lost = False
@@ -100,8 +112,12 @@ class LoopTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make the Twisted protocol and connect it."""
         self._transport = cast("asyncio.Transport", transport)
-        self.write = self._transport.write
+        self._write_by(self._transport.write)
         self._begin()
+
+    def _write_by(self, write: Callable[[bytes], None]) -> None:
+        self.write = write
+        self.write_soon = partial(self._outbox.write, write)
 
     def _begin(self) -> None:
         protocol = None
@@ -157,16 +173,23 @@ class LoopTransport(asyncio.Protocol):
         # uvloop looks data_received up once, so let it look again.
         self._transport.set_protocol(self)
 
+    def settle(self) -> None:
+        """Write what :attr:`write_soon` has held back."""
+        self._outbox.flush()
+
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Write several pieces."""
+        self.settle()
         self._transport.writelines(list(data))
 
     def loseConnection(self) -> None:
         """Close when everything is written."""
+        self.settle()
         self._transport.close()
 
     def loseWriteConnection(self) -> None:
         """Close our side when everything is written, where that can be told."""
+        self.settle()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             try:
                 self._transport.write_eof()
@@ -181,6 +204,7 @@ class LoopTransport(asyncio.Protocol):
 
         A TCP peer sees a reset, which it can't take for a regular end.
         """
+        self.settle()
         if not self._lost:
             sock = self._transport.get_extra_info("socket")
             with suppress(OSError):  # Unix sockets need no reset
@@ -213,6 +237,7 @@ class LoopTransport(asyncio.Protocol):
 
     def write_buffer_bytes(self) -> int:
         """Count the bytes which the peer hasn't taken yet."""
+        self.settle()
         return self._transport.get_write_buffer_size() + self._file_bytes
 
     def get_socket(self) -> socket.socket:
@@ -283,6 +308,7 @@ class LoopTransport(asyncio.Protocol):
         Raises:
             EOFError: The file ended early.
         """
+        self.settle()
         self._file_bytes = count
         producer = self._producer
         if producer is not None:

@@ -39,7 +39,9 @@ __all__ = [
     "describe",
     "has_tls",
     "http2_protocol",
+    "settle",
     "socket_of",
+    "soon_writer",
     "switch_protocol",
     "unsent_bytes",
 ]
@@ -134,6 +136,23 @@ def addresses(
         return client, (host.host, host.port)
     name = getattr(host, "name", None)
     return client, (os.fsdecode(name), None) if name else None
+
+
+def soon_writer(transport: Transport) -> Callable[[bytes], None]:
+    """
+    Return what writes at the end of the loop's turn, if the transport has that.
+
+    Who then calls the transport's own ``write`` calls :func:`settle` before.
+    """
+    write: Callable[[bytes], None]
+    write = getattr(transport, "write_soon", transport.write)
+    return write
+
+
+def settle(transport: Any) -> None:
+    """Write what :func:`soon_writer`'s has held back."""
+    if hasattr(transport, "settle"):
+        transport.settle()
 
 
 def unsent_bytes(transport: Any) -> int:

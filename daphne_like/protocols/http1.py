@@ -28,6 +28,8 @@ from daphne_like.protocols.connections import (
     close_writing,
     describe,
     http2_protocol,
+    settle,
+    soon_writer,
     switch_protocol,
     unsent_bytes,
 )
@@ -191,7 +193,7 @@ class HTTP1Protocol:
         """Take the transport into use (IProtocol)."""
         # All stream transports of Twisted can do what Transport lists.
         self.transport = cast("Transport", transport)
-        self._write = transport.write
+        self._write = soon_writer(self.transport)
         self.connectionMade()
 
     def connectionMade(self) -> None:
@@ -880,6 +882,7 @@ class HTTP1Protocol:
             b"sec-websocket-accept: %b\r\n%b%b\r\n"
             % (accept_key(current.head), encode(fields), context.default_headers.block)
         )
+        settle(self.transport)
         held, self._held = self._held, b""
         self._current = None
         tunnel = HTTP1Tunnel(

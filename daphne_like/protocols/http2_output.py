@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from daphne_like.errors import ConnectionFailed
-from daphne_like.protocols.connections import close_writing, unsent_bytes
+from daphne_like.protocols.connections import close_writing, soon_writer, unsent_bytes
 from daphne_like.protocols.http2_frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
@@ -145,7 +145,7 @@ class Output:
     def open(self, transport: Transport) -> None:
         """Write to ``transport`` from now on."""
         self._transport = transport
-        self._write = transport.write
+        self._write = soon_writer(transport)
         transport.registerProducer(self, True)
 
     def close(self) -> None:

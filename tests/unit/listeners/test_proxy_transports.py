@@ -18,6 +18,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 
 from daphne_like.listeners import pending
 from daphne_like.listeners.endpoints import endpoint_from_string
+from daphne_like.listeners.outbox import Outbox
 from daphne_like.listeners.proxy_protocol import Announced, read_header
 from daphne_like.listeners.proxy_transports import ProxyHeaders, ProxyPolicy
 from daphne_like.listeners.transports import LoopTransport
@@ -129,7 +130,7 @@ class Listener:
         self.echo = Echo()
         self.headers = ProxyHeaders(
             ProxyPolicy.from_settings(settings),
-            lambda: LoopTransport(cast("Any", self.echo)),
+            lambda: LoopTransport(cast("Any", self.echo), Outbox(cast("Any", None))),
         )
 
     def accept(

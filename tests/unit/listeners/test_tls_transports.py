@@ -14,11 +14,13 @@ from typing import Any, cast
 import pytest
 from certificates import Authority, Issued
 from event_loops import LOOPS, run_on
+from holding_outbox import HoldingOutbox
 from tls_in_memory import trusting
 from twisted.internet.interfaces import INegotiated
 from zope.interface.verify import verifyObject
 
 from daphne_like.listeners import pending
+from daphne_like.listeners.outbox import Outbox
 from daphne_like.listeners.tls import CertificateFiles, ServerTLS, TLSPolicy
 from daphne_like.listeners.tls_transports import Handshakes, LoopTLSTransport
 from daphne_like.protocols.connections import close_writing, unsent_bytes
@@ -141,7 +143,11 @@ class Pair:
         self.protocol = Echo()
         self.handshakes = Handshakes(server)
         self.raw = Raw(client)
-        self.transport = LoopTLSTransport(cast("Any", self.protocol), self.handshakes)
+        self.outbox = HoldingOutbox()
+        self.outbox.holding = False
+        self.transport = LoopTLSTransport(
+            cast("Any", self.protocol), self.outbox, self.handshakes
+        )
         self.raw.server = self.transport
         self.transport.connection_made(cast("Any", self.raw))
 
@@ -249,6 +255,19 @@ def test_nothing_follows_the_farewell(pair: Pair, how: str) -> None:
     assert b"" == pair.protocol.received
     expected = "close" if how == "loseConnection" else "write_eof"
     assert expected in pair.raw.calls
+
+
+@pytest.mark.parametrize("how", ["loseConnection", "loseWriteConnection"])
+def test_what_is_held_back_comes_before_the_farewell(pair: Pair, how: str) -> None:
+    """It is encrypted when it is written, so it must be before the end is."""
+    pair.raw.shake_hands()
+    pair.outbox.holding = True
+    pair.protocol.transport.write_soon(b"held")
+    assert b"" == pair.raw.heard()
+
+    getattr(pair.protocol.transport, how)()
+
+    assert b"held" == pair.raw.heard()
 
 
 def test_unsent_bytes_are_those_below(pair: Pair) -> None:
@@ -372,7 +391,9 @@ class Listening:
             loop = asyncio.get_running_loop()
             self.handshakes = Handshakes(tls)
             server = await loop.create_server(
-                lambda: LoopTLSTransport(cast("Any", self.factory), self.handshakes),
+                lambda: LoopTLSTransport(
+                    cast("Any", self.factory), Outbox(loop), self.handshakes
+                ),
                 sock=self.sock,
             )
             try:

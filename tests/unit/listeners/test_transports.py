@@ -14,12 +14,14 @@ from typing import Any, cast
 
 import pytest
 from event_loops import LOOPS, run_on
+from holding_outbox import HoldingOutbox
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from daphne_like.listeners.outbox import Outbox
 from daphne_like.listeners.transports import LoopTransport, twisted_address
 
 
@@ -105,6 +107,11 @@ class Recorder:
         self.calls.append("resume")
 
 
+def outbox() -> Outbox:
+    """Return one in which nothing waits."""
+    return Outbox(cast("Any", None))
+
+
 @pytest.fixture
 def protocol() -> Recorder:
     """Record what a protocol sees."""
@@ -120,7 +127,7 @@ def loop_side() -> FakeLoopTransport:
 @pytest.fixture
 def transport(protocol: Recorder, loop_side: FakeLoopTransport) -> LoopTransport:
     """Connect both."""
-    transport = LoopTransport(cast("Any", protocol))
+    transport = LoopTransport(cast("Any", protocol), outbox())
     transport.connection_made(cast("Any", loop_side))
     loop_side.calls.clear()
     return transport
@@ -162,7 +169,7 @@ def test_the_factory_is_told_who_connects(
 def test_a_factory_may_refuse(protocol: Recorder, loop_side: FakeLoopTransport) -> None:
     """A connection for which there is no protocol is closed."""
     protocol.refusing = True
-    transport = LoopTransport(cast("Any", protocol))
+    transport = LoopTransport(cast("Any", protocol), outbox())
     transport.connection_made(cast("Any", loop_side))
     transport.data_received(b"nobody wants it")
     transport.connection_lost(None)
@@ -177,7 +184,9 @@ def test_a_client_that_left_before_it_was_accepted(protocol: Recorder) -> None:
     Unix socket, which may be trusted more.
     """
     loop_side = FakeLoopTransport(peer=None)
-    LoopTransport(cast("Any", protocol)).connection_made(cast("Any", loop_side))
+    LoopTransport(cast("Any", protocol), outbox()).connection_made(
+        cast("Any", loop_side)
+    )
 
     assert ["abort"] == loop_side.calls
     assert protocol.peer is None
@@ -285,6 +294,37 @@ def test_aborting_twice(transport: LoopTransport, loop_side: FakeLoopTransport) 
     assert ["abort"] == loop_side.calls
 
 
+# -- What may wait ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        LoopTransport.loseConnection,
+        LoopTransport.stopProducing,
+        LoopTransport.loseWriteConnection,
+        LoopTransport.abortConnection,
+        LoopTransport.write_buffer_bytes,
+        LoopTransport.settle,
+        lambda transport: transport.writeSequence([b"", b""]),
+    ],
+)
+def test_nothing_overtakes_what_is_held_back(
+    protocol: Recorder,
+    loop_side: FakeLoopTransport,
+    do: Callable[[LoopTransport], object],
+) -> None:
+    """Neither is it forgotten when the connection is closed."""
+    transport = LoopTransport(cast("Any", protocol), HoldingOutbox())
+    transport.connection_made(cast("Any", loop_side))
+    transport.write_soon(b"held")
+    assert b"" == loop_side.written
+
+    do(transport)
+
+    assert b"held" == loop_side.written
+
+
 # -- Addresses -------------------------------------------------------------------
 
 
@@ -343,12 +383,13 @@ def socket_pair(kind: str) -> tuple[socket.socket, socket.socket]:
 
 @asynccontextmanager
 async def connected(
-    protocol: Recorder, kind: str = "tcp"
+    protocol: Recorder, kind: str = "tcp", outbox: Outbox | None = None
 ) -> AsyncIterator[tuple[LoopTransport, Peer]]:
     """Put a transport on the running loop."""
     ours, theirs = socket_pair(kind)
     theirs.setblocking(False)
-    transport = LoopTransport(cast("Any", protocol))
+    outbox = outbox or Outbox(asyncio.get_running_loop())
+    transport = LoopTransport(cast("Any", protocol), outbox)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: transport, ours)
     transport.registerProducer(cast("Any", protocol), True)
     try:
@@ -423,6 +464,21 @@ def test_a_file_is_sent_between_what_is_written(
             assert b"<\0\1\2\3\4>" == await peer.read(7)
             assert ["pause", "resume"] == protocol.calls[-2:]
             assert 0 == transport.write_buffer_bytes()
+
+    run_on(loop, scenario())
+
+
+@ON_LOOPS
+def test_a_file_comes_behind_what_is_held_back(
+    protocol: Recorder, opened: int, loop: str
+) -> None:
+    """The head of a response with a file may wait, but not longer than the file."""
+
+    async def scenario() -> None:
+        async with connected(protocol, outbox=HoldingOutbox()) as (transport, peer):
+            transport.write_soon(b"head")
+            await transport.send_file(opened, 0, 3)
+            assert b"head\0\1\2" == await peer.read(7)
 
     run_on(loop, scenario())
 

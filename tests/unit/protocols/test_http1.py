@@ -2514,3 +2514,176 @@ def test_answers_keep_their_order_whatever_happens(data: st.DataObject) -> None:
             break
         walk.step()
     walk.finish()
+
+
+# -- The same request again ------------------------------------------------------
+
+REPEATED = [
+    get(),
+    get(b"/b"),
+    get(b"/", b"Connection: keep-alive"),
+    get() + get(b"/b"),
+    get()[:9],
+    get()[9:],
+    post(b"hello"),
+    post(b"", length=len(get())),
+    CHUNKED + b"1\r\nx\r\n0\r\n\r\n",
+    get(b"/", *UPGRADE),
+    get(b"/", b"Connection: close"),
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"\r\n",
+    b"no request\r\n\r\n",
+]
+# Those which are whole, and have no body.
+WHOLE = [0, 0, 0, 1, 1, 2, 3, 9, 11]
+
+
+def repeated(messages: list[tuple[int, int]]) -> list[bytes]:
+    """Draw each message so many times in a row."""
+    return [REPEATED[index] for index, times in messages for _ in range(times)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(REPEATED) - 1), st.integers(1, 4)), max_size=6
+    ).map(repeated),
+    st.booleans(),
+)
+def test_repetition_changes_nothing(messages: list[bytes], eager: bool) -> None:
+    """
+    Requests that come again and again are answered as if each were the first one.
+
+    Reads of single bytes never look repeated, so they tell what is right.
+    """
+    data = b"".join(messages)
+    once = MemoryConnection(echo, eager=eager)
+    once.receive(*(data[at : at + 1] for at in range(len(data))))
+    again = MemoryConnection(echo, eager=eager)
+    again.receive(*messages)
+
+    assert once.outcome == again.outcome
+
+
+def answer_late(messages: list[bytes], high_water_bytes: float) -> bytes:
+    """Answer requests when all have come, to a peer which takes the answers late."""
+    connection = MemoryConnection(transport=MemoryTransport(high_water_bytes))
+    connection.receive(*messages)
+    answered = 0
+    while True:
+        waiting = [stream for stream in connection.started if not stream.over]
+        if waiting:
+            waiting[0].answer(b"%d%b" % (answered, waiting[0].head.target))
+            answered += 1
+            connection.turn()
+        elif connection.transport.unsent_bytes:
+            connection.take()
+        else:
+            return connection.written
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(WHOLE), st.integers(1, 4)), max_size=6).map(
+        repeated
+    ),
+    st.sampled_from([inf, 100]),
+)
+def test_repeated_requests_wait_for_their_turn(
+    messages: list[bytes], high_water_bytes: float
+) -> None:
+    """The same request while another one is answered, or none can be, comes behind."""
+    data = b"".join(messages)
+    in_bytes = [data[at : at + 1] for at in range(len(data))]
+
+    once = answer_late(in_bytes, inf)
+    assert len(data.split(b"Host")) - 1 + data.count(b"1.0") == once.count(b"200 OK")
+    assert [line for line in once.splitlines() if b"/" in line] == [
+        line
+        for line in answer_late(messages, high_water_bytes).splitlines()
+        if b"/" in line
+    ]
+
+
+def test_a_request_that_comes_again_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The third time it is known by its bytes, unless something else is going on."""
+    fed: list[bytes] = []
+    connection = MemoryConnection(echo)
+    reader = connection.protocol._reader
+    feed = reader.feed
+
+    def noted(_: object, data: bytes) -> bool:
+        fed.append(data)
+        return feed(data)
+
+    monkeypatch.setattr(type(reader), "feed", noted)
+    for _ in range(5):
+        connection.receive(get())
+    assert [get()] * 2 == fed
+
+    connection.application = silent
+    connection.receive(get(), get())
+    assert [get()] * 3 == fed
+    assert 6 == len(connection.started)
+    assert ok(b"GET / ") * 5 == connection.written
+
+
+# -- What may wait ---------------------------------------------------------------
+
+
+class HoldingTransport(MemoryTransport):
+    """A transport in the middle of a turn in which all that may wait does."""
+
+    protocol: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = b""
+
+    def write_soon(self, data: bytes) -> None:
+        """Hold it back."""
+        self.held += data
+
+    def settle(self) -> None:
+        """Write what is held back."""
+        held, self.held = self.held, b""
+        self.write(held)
+
+
+class TunnelUser:
+    """Says something at once."""
+
+    def opened(self, tunnel: Any) -> None:
+        """Say it."""
+        tunnel.write(b"tunnel")
+
+    def data_received(self, data: bytes) -> None:
+        """Do nothing."""
+
+
+def test_answers_may_wait_for_the_end_of_the_turn() -> None:
+    """They are written together then; the transport sees to it."""
+    transport = HoldingTransport()
+    connection = MemoryConnection(echo, transport=transport)
+    connection.receive(get(), post(b"x"))
+
+    assert b"" == connection.written
+    assert ok(b"GET / ") + ok(b"POST / x") == transport.held
+
+
+def test_what_is_in_a_tunnel_comes_behind_what_was_held_back() -> None:
+    """Neither the answer before nor the switch itself may be overtaken."""
+    connection = MemoryConnection(transport=HoldingTransport())
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    upgrade = get(b"/", b"Connection: Upgrade", b"Upgrade: websocket", key)
+    connection.receive(get() + upgrade)
+    connection.started[0].answer()
+    connection.turn()
+    connection.started[1].sender.open_tunnel((), cast("Any", TunnelUser()))
+
+    before, switch, inside = connection.written.partition(
+        b"HTTP/1.1 101 Switching Protocols\r\n"
+    )
+    assert OK == before
+    assert switch
+    assert inside.endswith(b"\r\n\r\ntunnel")

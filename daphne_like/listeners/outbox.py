@@ -1,0 +1,139 @@
+"""
+Answers of one turn of the event loop, written together at its end.
+
+When a client, or more often the proxy in front, runs on this machine, each write
+wakes it, and it reads one answer and sleeps again before the next one comes.
+Waking costs the writer more than a small write does. Answers which leave together
+find it awake: a server under load sends an eighth more of them.
+
+While there is little to do nothing is held back: then both sides would only wait
+for each other. Nor does an answer wait for long, see :class:`Outbox`.
+
+Tests: ``tests/unit/listeners/test_outbox.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+
+__all__ = ["Outbox"]
+
+_logger = logging.getLogger("daphne_like.server")
+
+# So many writes in a turn are worth holding back; fewer cost more than they save.
+_MANY_WRITES = 16
+# After so many writes that weren't held back those of one turn are counted.
+_WRITES_BETWEEN_COUNTS = 64
+
+# What is held at most: bytes of a write, writes, and seconds.
+_MOST_BYTES = 32 * 1024
+_MOST_WRITES = 64
+_MOST_SECONDS = 0.001
+# When it becomes more seconds than this, an application has blocked the loop. Then
+# nothing is held back for so many times as long.
+_LATE_SECONDS = 0.004
+_PENALTY = 10
+
+
+class Outbox:
+    """
+    The writes of many connections which wait for the end of the loop's turn.
+
+    They wait if there were many in the turn before, and not much longer than a
+    millisecond, unless an application blocks the loop meanwhile. Then nothing is held
+    back for ten times as long as it did: where applications block often, an answer
+    seldom waits for what others do.
+
+    Args:
+        loop: Whose turns these are.
+        clock: Tells the time in seconds.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_count",
+        "_count_at",
+        "_held",
+        "_held_since",
+        "_holding",
+        "_immediate_until",
+        "_loop",
+    )
+
+    def __init__(
+        self, loop: AbstractEventLoop, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._holding = False
+        self._held: deque[tuple[Callable[[bytes], None], bytes]] = deque()
+        # Writes of this turn; while nothing is held back, of many turns, until those
+        # of one are counted.
+        self._count, self._count_at = 0, _WRITES_BETWEEN_COUNTS
+        # Instants: since when those which are held have been waiting; before the
+        # first one in a turn, for ever.
+        self._held_since = -inf
+        self._immediate_until = -inf
+
+    def write(self, write: Callable[[bytes], None], data: bytes) -> None:
+        """Call ``write`` with ``data``, now or at the end of the turn, in order."""
+        self._count = count = self._count + 1
+        if not self._holding:
+            if count == self._count_at:
+                self._loop.call_soon(self._begin_count)
+            write(data)
+            return
+        now = self._clock()
+        if now - self._held_since > _MOST_SECONDS or not count % _MOST_WRITES:
+            self._bound(now)
+        if len(data) > _MOST_BYTES or now < self._immediate_until:
+            self.flush()
+            write(data)
+        else:
+            self._held.append((write, data))
+
+    def flush(self) -> None:
+        """Write all that is held back."""
+        held = self._held
+        while held:
+            write, data = held.popleft()
+            try:
+                write(data)
+            except Exception:
+                _logger.exception("An answer could not be written")
+
+    def _bound(self, now: float) -> None:
+        """Write what has waited for long enough; see to the end of a turn."""
+        if self._count == 1:
+            self._loop.call_soon(self._end_turn)
+        self._judge(now)
+        self.flush()
+        self._held_since = now
+
+    def _begin_count(self) -> None:
+        """Count the writes of one whole turn."""
+        self._count, self._count_at = 0, 0
+        self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        """Write what is held back; find whether the next turn's writes are to be."""
+        now = self._clock()
+        self._judge(now)
+        self.flush()
+        self._holding = self._count >= _MANY_WRITES and now >= self._immediate_until
+        self._count, self._count_at = 0, _WRITES_BETWEEN_COUNTS
+        self._held_since = -inf
+
+    def _judge(self, now: float) -> None:
+        """Hold nothing back for a while if an application has blocked the loop."""
+        late = now - self._held_since
+        if self._held and late > _LATE_SECONDS:
+            self._immediate_until = now + _PENALTY * late
