@@ -66,6 +66,7 @@ class Outbox:
         "_holding",
         "_immediate_until",
         "_loop",
+        "_turn_ended",
     )
 
     def __init__(
@@ -81,7 +82,7 @@ class Outbox:
         # Instants: since when those which are held have been waiting; before the
         # first one in a turn, for ever.
         self._held_since = -inf
-        self._immediate_until = -inf
+        self._turn_ended = self._immediate_until = -inf
 
     def write(self, write: Callable[[bytes], None], data: bytes) -> None:
         """Call ``write`` with ``data``, now or at the end of the turn, in order."""
@@ -91,14 +92,14 @@ class Outbox:
                 self._loop.call_soon(self._begin_count)
             write(data)
             return
-        now = self._clock()
+        now, goes_on = self._clock(), True
         if now - self._held_since > _MOST_SECONDS or not count % _MOST_WRITES:
-            self._bound(now)
-        if len(data) > _MOST_BYTES or now < self._immediate_until:
+            goes_on = self._bound(now)
+        if goes_on and len(data) <= _MOST_BYTES:
+            self._held.append((write, data))
+        else:
             self.flush()
             write(data)
-        else:
-            self._held.append((write, data))
 
     def flush(self) -> None:
         """Write all that is held back."""
@@ -110,13 +111,16 @@ class Outbox:
             except Exception:
                 _logger.exception("An answer could not be written")
 
-    def _bound(self, now: float) -> None:
-        """Write what has waited for long enough; see to the end of a turn."""
+    def _bound(self, now: float) -> bool:
+        """Write what has waited for long enough; tell whether more is to be held."""
         if self._count == 1:
             self._loop.call_soon(self._end_turn)
+            # Otherwise the load is gone, and what comes now may come alone.
+            self._holding = now - self._turn_ended < _LATE_SECONDS
         self._judge(now)
         self.flush()
         self._held_since = now
+        return self._holding
 
     def _begin_count(self) -> None:
         """Count the writes of one whole turn."""
@@ -131,9 +135,11 @@ class Outbox:
         self._holding = self._count >= _MANY_WRITES and now >= self._immediate_until
         self._count, self._count_at = 0, _WRITES_BETWEEN_COUNTS
         self._held_since = -inf
+        self._turn_ended = now
 
     def _judge(self, now: float) -> None:
         """Hold nothing back for a while if an application has blocked the loop."""
         late = now - self._held_since
         if self._held and late > _LATE_SECONDS:
+            self._holding = False
             self._immediate_until = now + _PENALTY * late

@@ -122,6 +122,16 @@ def test_it_ends_with_a_turn_that_is_not_busy(busy_turns: Turns) -> None:
     assert busy_turns.held()
 
 
+def test_it_ends_when_nothing_comes_any_more(busy_turns: Turns) -> None:
+    """The first one after the rush has its answer at once, and goes on to work."""
+    busy_turns.now += 0.0039
+    assert busy_turns.held()
+    busy_turns.busy()
+
+    busy_turns.now += 0.0041
+    assert not busy_turns.held()
+
+
 def test_nobody_waits_much_longer_than_a_millisecond(busy_turns: Turns) -> None:
     """Long turns are cut into pieces by the writes themselves."""
     assert busy_turns.held(b"a")
