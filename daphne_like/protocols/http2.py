@@ -491,7 +491,8 @@ class HTTP2Protocol:
         stream.stream = self._context.open_stream(head, connection, stream)
         self.streams[number] = stream
         if not ended:
-            stream.expect_body(self._context.http2.http2_stream_window, -1)
+            window = self._context.http2.http2_stream_window
+            stream.expect_body(window, -1, wanted=False)
         stream.stream.reject(rejection)
 
     def _trailers_received(self, number: int, block: bytes, ended: int) -> None:
@@ -569,9 +570,14 @@ class HTTP2Protocol:
         stream = self.streams.get(number)
         if stream is None:
             self._spend_idle()
+            # Section 5.1: who has reset it as well sends nothing more.
+            self._reset_streams.pop(number, None)
             return
-        # Attack: rapid reset, CVE-2023-44487.
-        self._guard.lost_request(self._last_stream)
+        if stream.state is StreamState.HALF_CLOSED_LOCAL:
+            self._spend_idle()  # it has its answer
+        else:
+            # Attack: rapid reset, CVE-2023-44487.
+            self._guard.lost_request(self._last_stream)
         stream.fail()
 
     def _settings_frame(self, flags: int, number: int, payload: bytes) -> None:

@@ -38,12 +38,14 @@ class Upload:
         received: Bytes so far.
         held: What came for a tunnel that isn't open yet.
         partial_bytes: What there was of the next frame when the wait for it began.
-        discarded: Nobody wants the rest.
+        discarded: Nobody wants the rest,
+        discardable: of which so many bytes may come.
         updated: When the window was last announced.
     """
 
     __slots__ = (
         "credit",
+        "discardable",
         "discarded",
         "held",
         "partial_bytes",
@@ -60,6 +62,7 @@ class Upload:
         self.unread = self.credit = self.received = 0
         self.remaining = remaining
         self.discarded = False
+        self.discardable = 0
         self.held = bytearray()
         self.updated = now
         self.partial_bytes = 0

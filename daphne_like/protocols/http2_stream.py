@@ -59,6 +59,8 @@ _LEAST_COUNTED_BYTES = 512
 # When nobody reads a body, so much of it is taken and dropped before the client is
 # asked to stop.
 _DISCARD_BYTES = 64 * 1024
+# How long the end of a body of unknown length may take then.
+_LAST_FRAMES_TIMEOUT = 1.0
 # What is read of a file at once.
 _FILE_BYTES = 256 * 1024
 # The window of a body grows when the client fills it in so many round trips or fewer.
@@ -159,9 +161,10 @@ class HTTP2Stream:
 
     # -- The request's body --------------------------------------------------
 
-    def expect_body(self, window: int, length: int) -> None:
+    def expect_body(self, window: int, length: int, *, wanted: bool = True) -> None:
         """Prepare for a body, of ``length`` bytes if that isn't -1."""
         self._upload = Upload(window, length, self._connection.clock())
+        self._upload.discarded = not wanted
         self._await_body()
 
     def data_received(self, data: bytes, size: int, ended: bool) -> None:
@@ -211,6 +214,9 @@ class HTTP2Stream:
             return
         if upload.discarded:
             self._connection.consumed(count)
+            upload.discardable -= count
+            if upload.discardable < 0 and self.state is _HALF_CLOSED_LOCAL:
+                self._want_no_more()
             return
         if upload.received > self._connection.limits.limit_request_body > 0:
             self._connection.consumed(count)
@@ -513,16 +519,26 @@ class HTTP2Stream:
         upload = self._upload
         if self.tunnel is not None or upload is None:
             return
-        upload.discarded = True
+        head, length_known = self.stream.head, upload.remaining >= 0
+        refused, upload.discarded = upload.discarded, True
+        upload.discardable = min(upload.window, _DISCARD_BYTES)
         if (
-            not 0 <= upload.remaining <= min(upload.window, _DISCARD_BYTES)
+            upload.remaining > upload.discardable
+            or (not length_known and (refused or head.is_websocket))
             # Without the 100 it asked for, the client may never send the body.
-            or self.stream.head.expects_continue
+            or head.expects_continue
         ):
-            # Section 8.1: the client may stop, and nothing is wrong.
-            self.reset(ErrorCode.NO_ERROR)
+            self._want_no_more()
+        elif not length_known:
+            # Most often the end is under way, and a reset is an error to some clients.
+            self._body_deadline = self._connection.clock() + _LAST_FRAMES_TIMEOUT
+            self._watch(self._body_deadline)
         elif self._body_deadline == inf:
             self._await_body()
+
+    def _want_no_more(self) -> None:
+        """Tell a client which has its answer to stop (section 8.1): nothing is wrong."""
+        self.reset(ErrorCode.NO_ERROR)
 
     def abort(self) -> None:
         """Break off a response that can't be completed (StreamSender)."""
@@ -571,6 +587,8 @@ class HTTP2Stream:
         timeout = connection.limits.timeout_request_body
         if not timeout or upload is None or self.tunnel is not None:
             return
+        if self.state is _HALF_CLOSED_LOCAL and upload.remaining < 0:
+            return  # it has its time, whatever comes
         head = self.stream.head
         if (
             (upload.window <= 0 and not upload.discarded)
@@ -642,10 +660,12 @@ class HTTP2Stream:
         """Give up on a body of which nothing has come for too long."""
         upload = self._upload
         assert upload is not None
-        if self._connection.reader.partial_bytes(self.id) > upload.partial_bytes:
+        if self.state is _HALF_CLOSED_LOCAL and upload.remaining < 0:
+            self._want_no_more()
+        elif self._connection.reader.partial_bytes(self.id) > upload.partial_bytes:
             self._await_body()  # a frame comes in, slowly
         elif self.state is _HALF_CLOSED_LOCAL:
-            self.reset(ErrorCode.NO_ERROR)
+            self._want_no_more()
         else:
             upload.discarded = True
             self.stream.reject(

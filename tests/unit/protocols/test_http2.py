@@ -17,6 +17,7 @@ import h2.events
 import pytest
 from asgi_messages import body, start
 from hand_application import HandApplication
+from http2_client import Peer
 from http2_frames import (
     LARGEST_WINDOW_BYTES,
     PREFACE,
@@ -29,6 +30,7 @@ from http2_frames import (
     priority_update,
     reset,
     settings,
+    window_update,
 )
 from http2_links import Silence
 from http2_served import ServedHTTP2, hello, waiting
@@ -641,10 +643,131 @@ def test_an_upload_that_nobody_reads_gives_its_credit_back(
         else:
             hands.begun[turn].send(start(), body())
         served.settle()
+    served.advance(2)
     protocol = served.protocol
 
     assert 131_072 == protocol._receive_window + protocol._credit
     assert not protocol.streams
+
+
+# -- Answers before the end of the request ---------------------------------------
+
+Early = tuple[ServedHTTP2, Peer, int]
+
+
+@pytest.fixture
+def early(serve: Serve) -> Early:
+    """Have a request answered, without looking at its body, which hasn't come."""
+    served = serve(hello)
+    peer = served.open()
+    number = peer.request(method=b"POST", end=False)
+    peer.expect_response(number)
+    return served, peer, number
+
+
+def test_a_body_that_ends_soon_after_the_answer(early: Early) -> None:
+    """Nothing is wrong, so nothing is reset; some clients take that for an error."""
+    served, peer, number = early
+    peer.send_data(number, b"x" * 1000)
+    peer.send_data(number, b"x", end=True)
+    peer.expect_pong()
+
+    assert peer.responses[number].error is None
+    assert not served.protocol.streams
+
+
+def test_a_body_that_does_not_end_after_the_answer(early: Early) -> None:
+    """Section 8.1: then the client is asked to stop, and what it sends is ignored."""
+    served, peer, number = early
+    peer.send_data(number, b"x")
+    served.advance(2)
+    peer.expect_pong()
+
+    assert ErrorCode.NO_ERROR == peer.responses[number].error
+    assert not served.protocol.streams
+    peer.send(data(number, b"x"))
+    peer.expect_pong()
+    peer.expect_response(peer.request())
+
+
+def test_a_body_that_trickles_after_the_answer(early: Early) -> None:
+    """Its time isn't prolonged by what comes."""
+    served, peer, number = early
+    for _ in range(3):
+        served.advance(1)
+        peer.send(data(number, b"x"))
+    peer.expect_pong()
+
+    assert ErrorCode.NO_ERROR == peer.responses[number].error
+
+
+def test_a_large_body_after_the_answer(serve: Serve) -> None:
+    """The client is asked to stop as soon as it is seen to be large."""
+    served = serve(hello, http2={"http2_stream_window": 1_000_000})
+    peer = served.open()
+    number = peer.request(method=b"POST", end=False)
+    peer.expect_response(number)
+    for _ in range(4):
+        peer.send_data(number, bytes(16 * 1024))
+    peer.expect_pong()
+    assert peer.responses[number].error is None
+
+    peer.send_data(number, b"x")
+    peer.expect_pong()
+    assert ErrorCode.NO_ERROR == peer.responses[number].error
+
+
+@pytest.mark.parametrize("refused", ["a window that grows by 0", "too large a window"])
+def test_window_updates_after_the_answer(early: Early, refused: str) -> None:
+    """Sections 6.9 and 6.9.1: the stream isn't closed, so they are errors still."""
+    _, peer, number = early
+    if refused == "a window that grows by 0":
+        peer.send(window_update(number, 0))
+        peer.expect_stream_error(number, ErrorCode.PROTOCOL_ERROR)
+    else:
+        peer.send(*[window_update(number, 2**31 - 1)] * 2)
+        peer.expect_stream_error(number, ErrorCode.FLOW_CONTROL_ERROR)
+
+
+@pytest.mark.parametrize("field", [(b"x-test", b"ok"), (b":method", b"POST")])
+def test_wrong_trailers_after_the_answer(
+    early: Early, field: tuple[bytes, bytes]
+) -> None:
+    """Section 8.1: trailers end the request, and have no pseudo-headers."""
+    _, peer, number = early
+    peer.send(data(number, b"test"))
+    peer.send(headers(number, peer.encode([field]), end=field[0] != b"x-test"))
+    peer.expect_stream_error(number, ErrorCode.PROTOCOL_ERROR)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before us", "after us"])
+def test_after_a_reset_by_the_client_nothing_may_come(
+    early: Early, first: bool
+) -> None:
+    """Section 5.1: that the server has reset the stream is no excuse any more."""
+    served, peer, number = early
+    if not first:
+        served.advance(2)
+        peer.expect_pong()
+        assert ErrorCode.NO_ERROR == peer.responses[number].error
+        peer.responses[number].error = None
+    peer.send(reset(number), data(number, b"x", end=True))
+    peer.expect_stream_error(number, ErrorCode.STREAM_CLOSED)
+
+
+def test_clients_which_are_content_with_the_answer_are_no_attack(
+    serve: Serve,
+) -> None:
+    """To cancel an upload which was answered costs the server nothing."""
+    served = serve(hello)
+    peer = served.open()
+    for _ in range(3000):
+        number = peer.request(method=b"POST", end=False)
+        peer.expect_response(number)
+        peer.send(reset(number))
+        peer.expect_pong()
+
+    assert served.goaway is None
 
 
 def test_send_waits_for_a_slow_client(serve: Serve, hands: Hands) -> None:
