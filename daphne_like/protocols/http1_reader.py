@@ -54,6 +54,7 @@ _ABSOLUTE_FORM = re.compile(
 )
 _BLANK_LINES = re.compile(rb"[\r\n]*")
 _METHOD_START = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]")
+_END_OF_REQUEST_LINE = re.compile(rb" HTTP/[0-9]\.[0-9]\r?\Z")
 
 # Names as received that need no look at all, and how they are passed on. Those
 # which clients use are learned; a client that makes names up fills the table,
@@ -104,7 +105,8 @@ class RequestReader:
         head_begun: Bytes of a head have arrived which isn't complete.
         upgraded: What follows the last head isn't HTTP: nothing may be fed.
         rest: Those bytes behind that head which were fed together with it.
-        http2: All bytes fed, when they begin as those of HTTP/2 do.
+        http2: All bytes fed, when they begin as those of HTTP/2 do, or as no
+            request of HTTP/1 does.
         h2c: The last head asks for HTTP/2 instead, and may have it: the same
             as ``upgraded``.
         repeated: What was fed last, if that was one plain request without a
@@ -135,6 +137,7 @@ class RequestReader:
         "_may_be_plain",
         "_most_fields",
         "_most_target_bytes",
+        "_odd_line",
         "_parser",
         "_plain",
         "_sink",
@@ -166,6 +169,8 @@ class RequestReader:
         self.http2 = b""
         self.h2c = False
         self._first_bytes = b""
+        # The connection's first line, if it begins with no method that is known.
+        self._odd_line = b""
         self._completed = 0
         self._host = b""
         self._host_seen = False
@@ -219,6 +224,8 @@ class RequestReader:
         Raises:
             RequestRejected: The peer gets its status, then the connection ends.
         """
+        if self._odd_line:
+            return self._read_odd_line(data)
         again = data == self._last_fed
         self._last_fed, self.repeated = b"", None
         completed = self._completed
@@ -239,6 +246,8 @@ class RequestReader:
                 if not self.keep_alive and not self._in_body and self._head is None:
                     # RFC 9112 section 9.6: nothing after "close" is a request.
                     return False
+                if self._begins_oddly(error, data):
+                    return self._read_odd_line(self._first_bytes + data)
                 raise self._explain(error, data) from None
         if completed == self._completed or self._head is not None:
             return self._bound(data)
@@ -271,17 +280,13 @@ class RequestReader:
         """
         if self._fault is not None:
             return RequestRejected(*self._fault)
-        text = str(error.args[0]) if error.args else "Invalid request"
-        if (
-            isinstance(error, HttpParserInvalidMethodError)
-            or text == "Invalid method for HTTP/x.x request"
-        ):
+        text = _text_of(error)
+        if _is_unknown_method(error):
             fresh = not self._completed and not self.head_begun
             if fresh and not _METHOD_START.match(data):
                 # Another protocol altogether: TLS on a plain port, say.
-                return RequestRejected(400, "This is not HTTP.")
-            # RFC 9110 section 9.1: 501 to a method the server doesn't recognize.
-            return RequestRejected(501, "The method is not implemented.")
+                return _not_http()
+            return _unknown_method()
         if text == "Pause on PRI/Upgrade" and not self._completed:
             begun = self._first_bytes + data
             if begun.startswith(PREFACE):
@@ -289,6 +294,33 @@ class RequestReader:
         if text in ("Invalid HTTP version", "Pause on PRI/Upgrade"):
             return RequestRejected(505, "The HTTP version is not supported.")
         return RequestRejected(400, f"{text}.")
+
+    def _begins_oddly(self, error: HttpParserError, data: bytes) -> bool:
+        """Whether the connection begins with a word, which is no method we know."""
+        return (
+            not self._completed
+            and self._head is None
+            and _is_unknown_method(error)
+            and _METHOD_START.match(self._first_bytes + data) is not None
+        )
+
+    def _read_odd_line(self, data: bytes) -> bool:
+        """
+        Take more of such a line; its end tells what it is.
+
+        Raises:
+            RequestRejected: That is known now.
+        """
+        self._odd_line += data
+        line, end, _ = self._odd_line.lstrip(b"\r\n").partition(b"\n")
+        if not end and len(line) < FEED_BYTES:
+            begins, self.head_begun = not self.head_begun, True
+            return begins
+        if _END_OF_REQUEST_LINE.search(line):
+            raise _unknown_method()
+        # RFC 9113 section 3.4: where HTTP/2 is spoken, an invalid preface of that.
+        self.http2 = self._odd_line
+        raise _not_http()
 
     def _ignore_upgrade(self, rest: bytes) -> bytes:
         """
@@ -579,6 +611,27 @@ class RequestReader:
         if known + self._unparsed_bytes > limit + FEED_BYTES and limit:
             self._reject(431, "The header fields are too large.")
         return begins
+
+
+def _text_of(error: HttpParserError) -> str:
+    """Return llhttp's words, which are constants."""
+    return str(error.args[0]) if error.args else "Invalid request"
+
+
+def _is_unknown_method(error: HttpParserError) -> bool:
+    return (
+        isinstance(error, HttpParserInvalidMethodError)
+        or _text_of(error) == "Invalid method for HTTP/x.x request"
+    )
+
+
+def _unknown_method() -> RequestRejected:
+    """RFC 9110 section 9.1: 501 to a method the server doesn't recognize."""
+    return RequestRejected(501, "The method is not implemented.")
+
+
+def _not_http() -> RequestRejected:
+    return RequestRejected(400, "This is not HTTP.")
 
 
 def _tokens(value: bytes) -> list[bytes]:

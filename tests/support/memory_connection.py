@@ -37,7 +37,7 @@ from daphne_like.protocols.interfaces import (
     StreamSender,
 )
 from daphne_like.protocols.negotiation import HTTPFactory
-from daphne_like.settings import HTTPSettings
+from daphne_like.settings import HTTP2Settings, HTTPSettings
 
 __all__ = [
     "Application",
@@ -391,6 +391,7 @@ class MemoryConnection:
         eager: Whether applications run within ``start()``, as on Python 3.12.
         connections: The other connections of the listener.
         deaf_to_pauses: Deliver bytes although reading is paused.
+        http2: Which versions are spoken.
         settings: Of ``HTTPSettings``.
 
     Attributes:
@@ -408,6 +409,7 @@ class MemoryConnection:
         deaf_to_pauses: bool = False,
         extra_headers: Sequence[Header] = (),
         scheme: str = "http",
+        http2: HTTP2Settings | None = None,
         **settings: Any,
     ) -> None:
         self.application = application
@@ -434,6 +436,7 @@ class MemoryConnection:
             loop=cast("asyncio.AbstractEventLoop", self.loop),
             connections=self.connections,
             scheme=scheme,
+            http2=http2 or HTTP2Settings(),
         )
         address = IPv4Address("TCP", "192.0.2.1", 1234)
         protocol = HTTPFactory(context).buildProtocol(address)
@@ -448,6 +451,11 @@ class MemoryConnection:
         reader = self.protocol._reader
         assert isinstance(reader, WatchedReader)
         return reader.is_feeding
+
+    @property
+    def _receiver(self) -> Any:
+        """The protocol, or the one which it has left the connection to."""
+        return getattr(self.transport, "protocol", None) or self.protocol
 
     def _open_stream(
         self, head: RequestHead, connection: Connection, sender: StreamSender
@@ -511,7 +519,7 @@ class MemoryConnection:
                 and (transport.reading or self._deaf)
                 and transport.end != "closing"
             ):
-                self.protocol.dataReceived(self._network.popleft())
+                self._receiver.dataReceived(self._network.popleft())
             else:
                 return
             if transport.lost:
@@ -540,7 +548,7 @@ class MemoryConnection:
         if not self.transport.lost:
             self.transport.lost = True
             self._network.clear()
-            self.protocol.connectionLost(Failure(ConnectionDone()))
+            self._receiver.connectionLost(Failure(ConnectionDone()))
 
 
 # -- A loop that is stepped by hand ------------------------------------------------

@@ -41,6 +41,7 @@ from daphne_like.protocols.http1 import HTTP1Protocol
 from daphne_like.protocols.http1_reader import FEED_BYTES
 from daphne_like.protocols.interfaces import LiveConnection
 from daphne_like.protocols.negotiation import HTTPFactory
+from daphne_like.settings import HTTP2Settings
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 OK_CLOSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
@@ -1036,6 +1037,53 @@ def test_odd_input_is_answered_and_ends_the_connection(
     assert 1 == response.body.count(b"\n")
     assert "half" == outcome.end
     assert [] == outcome.streams
+
+
+NO_REQUEST = {
+    "preface": b"INVALID CONNECTION PREFACE\r\n\r\n",
+    "another protocol": b"EHLO example.org\r\n",
+    "a word": b"hello\n",
+    "behind blank lines": b"\r\n\r\nhello\r\n",
+    "no version": b"FOO /\r\nHost: a\r\n\r\n",
+    "endless": b"A" * (FEED_BYTES + 1),
+}
+
+
+@pytest.mark.parametrize("data", NO_REQUEST.values(), ids=NO_REQUEST)
+def test_a_first_line_that_is_no_request_is_taken_for_http_2(data: bytes) -> None:
+    """RFC 9113 section 3.4: its preface is invalid, which is a connection error."""
+    goaway = b"\0\0\0\0\0\0\0\1"  # of no stream, PROTOCOL_ERROR
+
+    outcome = outcome_of(data)
+
+    assert outcome.written[3:4] == b"\4", "SETTINGS"
+    assert goaway in outcome.written
+    assert b"HTTP/1" not in outcome.written
+    assert "half" == outcome.end
+    assert [] == outcome.streams
+
+
+@pytest.mark.parametrize("data", NO_REQUEST.values(), ids=NO_REQUEST)
+def test_a_first_line_that_is_no_request_is_refused_without_http_2(
+    data: bytes,
+) -> None:
+    """In words of HTTP/1, which is all that is spoken."""
+    written = answer_to(data, http2=HTTP2Settings(http="1.1"))
+
+    assert written.startswith(b"HTTP/1.1 400 Bad Request")
+    assert written.endswith(b"This is not HTTP.\n")
+
+
+def test_half_a_first_line_is_waited_for() -> None:
+    """Only its end tells what it is; it has the time that any head has."""
+    connection = MemoryConnection(timeout_request_header=5)
+    connection.receive(b"FOO / HT")
+    assert b"" == connection.written
+
+    connection.receive(b"TP/1.1\r")
+    connection.wait(6)
+
+    assert connection.written.startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize(("data", "status"), ODD.values(), ids=ODD)
