@@ -143,6 +143,7 @@ class LoopTransport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the protocol; free what refers to it."""
+        self.settle()  # now the loop drops it, later it would raise
         self._lost = True
         self._flushed()
         protocol, self._protocol = self._protocol, None

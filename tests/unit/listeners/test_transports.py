@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -306,6 +307,7 @@ def test_aborting_twice(transport: LoopTransport, loop_side: FakeLoopTransport) 
         LoopTransport.abortConnection,
         LoopTransport.write_buffer_bytes,
         LoopTransport.settle,
+        lambda transport: transport.connection_lost(None),
         lambda transport: transport.writeSequence([b"", b""]),
     ],
 )
@@ -466,6 +468,25 @@ def test_a_file_is_sent_between_what_is_written(
             assert 0 == transport.write_buffer_bytes()
 
     run_on(loop, scenario())
+
+
+@ON_LOOPS
+def test_what_is_held_back_for_a_client_that_has_gone(
+    protocol: Recorder, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is nobody's loss, and nothing for the log."""
+
+    async def scenario() -> None:
+        outbox = HoldingOutbox()
+        async with connected(protocol, outbox=outbox) as (transport, peer):
+            transport.write_soon(b"answer")
+            peer.sock.close()
+            await turns_until(lambda: protocol.lost is not None)
+            outbox.flush()
+
+    with caplog.at_level(logging.INFO):
+        run_on(loop, scenario())
+    assert not caplog.messages
 
 
 @ON_LOOPS
