@@ -18,13 +18,13 @@ import logging
 from collections import deque
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Writable"]
 
 _logger = logging.getLogger("daphne_like.server")
 
@@ -43,6 +43,17 @@ _LATE_SECONDS = 0.004
 _PENALTY = 10
 
 
+class Writable(Protocol):
+    """What an outbox asks of a transport."""
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """Write at once."""
+
+    def abortConnection(self) -> object:
+        """Close at once."""
+
+
 class Outbox:
     """
     The writes of many connections which wait for the end of the loop's turn.
@@ -55,6 +66,9 @@ class Outbox:
     Args:
         loop: Whose turns these are.
         clock: Tells the time in seconds.
+
+    Attributes:
+        flushing: It is writing what was held back.
     """
 
     __slots__ = (
@@ -67,6 +81,7 @@ class Outbox:
         "_immediate_until",
         "_loop",
         "_turn_ended",
+        "flushing",
     )
 
     def __init__(
@@ -74,8 +89,9 @@ class Outbox:
     ) -> None:
         self._loop = loop
         self._clock = clock
+        self.flushing = False
         self._holding = False
-        self._held: deque[tuple[Callable[[bytes], None], bytes]] = deque()
+        self._held: deque[tuple[Writable, bytes]] = deque()
         # Writes of this turn; while nothing is held back, of many turns, until those
         # of one are counted.
         self._count, self._count_at = 0, _WRITES_BETWEEN_COUNTS
@@ -84,37 +100,44 @@ class Outbox:
         self._held_since = -inf
         self._turn_ended = self._immediate_until = -inf
 
-    def write(self, write: Callable[[bytes], None], data: bytes) -> None:
-        """Call ``write`` with ``data``, now or at the end of the turn, in order."""
+    def write(self, transport: Writable, data: bytes) -> None:
+        """Write ``data``, now or at the end of the turn, in order."""
         self._count = count = self._count + 1
         if not self._holding:
             if count == self._count_at:
                 self._loop.call_soon(self._begin_count)
-            write(data)
+            transport.write(data)
             return
         now, goes_on = self._clock(), True
         if now - self._held_since > _MOST_SECONDS or not count % _MOST_WRITES:
             goes_on = self._bound(now)
         if goes_on and len(data) <= _MOST_BYTES:
-            self._held.append((write, data))
+            self._held.append((transport, data))
         else:
             self.flush()
-            write(data)
+            transport.write(data)
 
     def flush(self) -> None:
         """Write all that is held back."""
         held = self._held
+        if not held:
+            return
+        outermost, self.flushing = not self.flushing, True
         while held:
-            write, data = held.popleft()
+            transport, data = held.popleft()
             try:
-                write(data)
+                transport.write(data)
             except Exception:
                 _logger.exception("An answer could not be written")
+                # The rest would come behind a hole.
+                transport.abortConnection()
+        self.flushing = not outermost
 
     def _bound(self, now: float) -> bool:
         """Write what has waited for long enough; tell whether more is to be held."""
         if self._count == 1:
             self._loop.call_soon(self._end_turn)
+            self._count_at = 0
             # Otherwise the load is gone, and what comes now may come alone.
             self._holding = now - self._turn_ended < _LATE_SECONDS
         self._judge(now)

@@ -162,7 +162,7 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
     def _secured(self) -> None:
         """Begin with the protocol that was agreed on."""
         self._handshakes.end(self)
-        self._write_by(self._make_write())
+        self.write = self._make_write()
         self.data_received = receive = self._make_receive()
         self._deliver: Callable[[bytes], None] = _ignore
         # uvloop looks data_received up once, so let it look again.

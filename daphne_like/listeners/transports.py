@@ -98,6 +98,7 @@ class LoopTransport(asyncio.Protocol):
     def __init__(self, factory: IProtocolFactory, outbox: Outbox) -> None:
         self._factory = factory
         self._outbox = outbox
+        self.write_soon = partial(outbox.write, self)
         self._producer: IPushProducer | None = None
         self._protocol: IProtocol | None = None
         self._lost = False
@@ -112,12 +113,8 @@ class LoopTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make the Twisted protocol and connect it."""
         self._transport = cast("asyncio.Transport", transport)
-        self._write_by(self._transport.write)
+        self.write = self._transport.write
         self._begin()
-
-    def _write_by(self, write: Callable[[bytes], None]) -> None:
-        self.write = write
-        self.write_soon = partial(self._outbox.write, write)
 
     def _begin(self) -> None:
         protocol = None
@@ -147,11 +144,15 @@ class LoopTransport(asyncio.Protocol):
         self._lost = True
         self._flushed()
         protocol, self._protocol = self._protocol, None
-        self.data_received = _ignore
+        self.data_received = self.write_soon = _ignore
         self._producer = None
         if protocol is not None:
             reason = _DONE if exc is None else Failure(ConnectionLost(str(exc)))
             protocol.connectionLost(reason)
+
+    def eof_received(self) -> None:
+        """Let the loop close, as it does by itself, but not before all is written."""
+        self.settle()
 
     def pause_writing(self) -> None:
         """Pause the producer: the buffer is above its high-water mark."""
@@ -238,7 +239,9 @@ class LoopTransport(asyncio.Protocol):
 
     def write_buffer_bytes(self) -> int:
         """Count the bytes which the peer hasn't taken yet."""
-        self.settle()
+        # A transport that gets full while all is written asks for this, too.
+        if not self._outbox.flushing:
+            self.settle()
         return self._transport.get_write_buffer_size() + self._file_bytes
 
     def get_socket(self) -> socket.socket:

@@ -27,6 +27,7 @@ from daphne_like.errors import RequestRejected
 from daphne_like.protocols.connections import (
     close_writing,
     describe,
+    has_tls,
     http2_protocol,
     settle,
     soon_writer,
@@ -47,6 +48,7 @@ from daphne_like.protocols.http1_responses import (
     write_pieces,
 )
 from daphne_like.protocols.http1_tunnel import HTTP1Tunnel
+from daphne_like.protocols.http2_frames import PREFACE
 from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
 from daphne_like.protocols.websocket_handshake import accept_key
 
@@ -246,6 +248,8 @@ class HTTP1Protocol:
             return context.open_stream(head, connection, sender)
 
         self._context = replace(context, open_stream=open_last)
+        # It is to be looked at, however often it has come before.
+        self._reader.repeated = None
 
     def drain(self) -> None:
         """Take no further request; answer what was received, then close."""
@@ -382,7 +386,13 @@ class HTTP1Protocol:
     def _fail(self, rejection: RequestRejected, rest: bytes) -> None:
         """Refuse what can't be parsed, unless it is HTTP/2 and that is spoken."""
         begun, context = self._reader.http2, self._context
-        if begun and context.http2.http == "auto" and self._state is _READING:
+        if (
+            begun
+            and context.http2.http == "auto"
+            and self._state is _READING
+            # Over TLS there was a way to agree on it.
+            and (begun.startswith(PREFACE) or not has_tls(self.transport))
+        ):
             # RFC 9113 section 3.3: with prior knowledge.
             self._leave()
             # The transport takes no second producer beside the first.

@@ -79,6 +79,7 @@ class LenientRequestReader(RequestReader):
             end = self._end_of_piece(data, start)
             if end == start:
                 self._kept = data[start:]
+                self.repeated = None  # what comes next comes behind that
                 break
             begun = self._feed_piece(data[start:end]) or begun
             start = end

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
-from daphne_like.listeners.outbox import Outbox
+from daphne_like.listeners.outbox import Outbox, Writable
 
 __all__ = ["HoldingOutbox"]
 
@@ -19,9 +18,9 @@ class HoldingOutbox(Outbox):
         super().__init__(cast("Any", None))
         self.holding = True
 
-    def write(self, write: Callable[[bytes], None], data: bytes) -> None:
+    def write(self, transport: Writable, data: bytes) -> None:
         """Hold ``data`` back, unless the test says not to."""
         if self.holding:
-            self._held.append((write, data))
+            self._held.append((transport, data))
         else:
-            write(data)
+            transport.write(data)

@@ -21,12 +21,27 @@ MOST_HELD = 64
 MOST_BYTES = 32 * 1024
 
 
+class Written:
+    """A transport; notes what is written."""
+
+    def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
+        self.written: list[bytes] = []
+        self.write: Callable[[bytes], None]
+        self.write = self.written.append if write is None else cast("Any", write)
+        self.aborted = False
+
+    def abortConnection(self) -> None:
+        """Note it."""
+        self.aborted = True
+
+
 class Turns:
     """A loop whose turns the test ends, and a clock which it sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.written: list[bytes] = []
+        self.transport = Written()
+        self.written = self.transport.written
         self.outbox = Outbox(cast("Any", self), lambda: self.now)
         self._soon: list[Callable[[], None]] = []
 
@@ -42,7 +57,7 @@ class Turns:
 
     def write(self, data: bytes) -> None:
         """Write through the outbox."""
-        self.outbox.write(self.written.append, data)
+        self.outbox.write(self.transport, data)
 
     def busy(self, writes: int = MANY) -> None:
         """Have a turn of so many writes, which take no time."""
@@ -94,13 +109,13 @@ def test_what_is_written_in_a_busy_turn_leaves_together(busy_turns: Turns) -> No
 
 def test_each_write_goes_its_own_way(busy_turns: Turns) -> None:
     """The writes which are held back are of many connections."""
-    others: list[bytes] = []
+    other = Written()
     busy_turns.write(b"a")
-    busy_turns.outbox.write(others.append, b"b")
+    busy_turns.outbox.write(other, b"b")
     busy_turns.end()
 
     assert [b"a"] == busy_turns.written
-    assert [b"b"] == others
+    assert [b"b"] == other.written
 
 
 def test_it_goes_on_while_turns_are_busy(busy_turns: Turns) -> None:
@@ -221,6 +236,16 @@ def test_flush_writes_all(busy_turns: Turns) -> None:
     assert [b"a"] == busy_turns.written
 
 
+def test_bursts_after_pauses_are_seen(busy_turns: Turns) -> None:
+    """A turn that begins after a pause tells as well whether there is much to do."""
+    busy_turns.now += 1
+    busy_turns.busy(2 * COUNT_AFTER)
+    assert busy_turns.held()
+    busy_turns.busy()
+    busy_turns.end()
+    assert busy_turns.held()
+
+
 def test_a_write_may_flush(busy_turns: Turns) -> None:
     """A transport that is full has its protocol close others, say."""
 
@@ -229,27 +254,30 @@ def test_a_write_may_flush(busy_turns: Turns) -> None:
         busy_turns.outbox.flush()
 
     for data in (b"a", b"b", b"c"):
-        busy_turns.outbox.write(write, data)
+        busy_turns.outbox.write(Written(write), data)
     busy_turns.end()
 
+    assert not busy_turns.outbox.flushing
     assert [b"a", b"b", b"c"] == busy_turns.written
 
 
 def test_one_that_fails_is_nobody_elses_matter(
     busy_turns: Turns, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Transports raise when they are closed; the others still get their answers."""
+    """It is closed, so that nothing follows the hole; the others get their answers."""
 
     def fail(data: bytes) -> None:
         raise RuntimeError("the transport is closed")
 
+    failing = Written(fail)
     busy_turns.write(b"a")
-    busy_turns.outbox.write(fail, b"b")
+    busy_turns.outbox.write(failing, b"b")
     busy_turns.write(b"c")
     with caplog.at_level(logging.ERROR):
         busy_turns.end()
 
     assert [b"a", b"c"] == busy_turns.written
+    assert failing.aborted
     assert ["An answer could not be written"] == caplog.messages
 
 
@@ -267,12 +295,13 @@ def test_order_is_kept_and_all_arrives(steps: list[Any]) -> None:
     """Whatever comes when, each connection gets its bytes in their order."""
     turns = Turns()
     sent: dict[int, list[bytes]] = {name: [] for name in range(4)}
-    got: dict[int, list[bytes]] = {name: [] for name in range(4)}
+    transports = [Written() for _ in range(4)]
+    got = {name: transport.written for name, transport in enumerate(transports)}
 
     def write(name: int, size: int) -> None:
         data = b"%d" % len(sent[name]) * size
         sent[name].append(data)
-        turns.outbox.write(got[name].append, data)
+        turns.outbox.write(transports[name], data)
 
     for step in steps:
         if step == "turn":
@@ -302,11 +331,13 @@ def test_on_a_loop(kind: str) -> None:
     async def scenario() -> None:
         now = 0.0
         outbox = Outbox(asyncio.get_running_loop(), lambda: now)
-        written: list[int] = []
+        transport = Written()
+        written = transport.written
+        numbers = [b"%d" % number for number in range(MANY)]
 
         def turn() -> None:
-            for number in range(MANY):
-                outbox.write(lambda _, number=number: written.append(number), b"")  # type: ignore[misc]
+            for number in numbers:
+                outbox.write(transport, number)
 
         late: list[int] = []
         for _ in range(20):
@@ -314,7 +345,7 @@ def test_on_a_loop(kind: str) -> None:
             turn()
             late.append(MANY - len(written))
             await asyncio.sleep(0)
-            assert [*range(MANY)] == written
+            assert numbers == written
         assert late[0] == 0
         assert late[-1] == MANY
 

@@ -307,6 +307,7 @@ def test_aborting_twice(transport: LoopTransport, loop_side: FakeLoopTransport) 
         LoopTransport.abortConnection,
         LoopTransport.write_buffer_bytes,
         LoopTransport.settle,
+        LoopTransport.eof_received,
         lambda transport: transport.connection_lost(None),
         lambda transport: transport.writeSequence([b"", b""]),
     ],
@@ -487,6 +488,44 @@ def test_what_is_held_back_for_a_client_that_has_gone(
     with caplog.at_level(logging.INFO):
         run_on(loop, scenario())
     assert not caplog.messages
+
+
+@ON_LOOPS
+def test_a_client_that_has_said_all_it_had_to_say(
+    protocol: Recorder, loop: str
+) -> None:
+    """At its end of file the loop closes, but an answer that is held back goes first."""
+
+    async def scenario() -> None:
+        async with connected(protocol, outbox=HoldingOutbox()) as (transport, peer):
+            transport.write_soon(b"answer")
+            peer.sock.shutdown(socket.SHUT_WR)
+            assert b"answer" == await peer.read(7)
+
+    run_on(loop, scenario())
+
+
+@ON_LOOPS
+def test_transports_that_get_full_while_all_is_written(
+    protocol: Recorder, loop: str
+) -> None:
+    """Who then asks how much is unsent gets an answer, and no recursion."""
+    sizes: list[int] = []
+
+    async def scenario() -> None:
+        outbox = HoldingOutbox()
+        async with connected(protocol, outbox=outbox) as (transport, peer):
+            protocol.pauseProducing = lambda: sizes.append(  # type: ignore[method-assign]
+                transport.write_buffer_bytes()
+            )
+            for _ in range(3):
+                transport.write_soon(bytes(10_000_000))
+            outbox.flush()
+            assert 1 == len(sizes)
+            assert 0 < sizes[0] < 10_000_000
+            assert 30_000_000 == len(await peer.read(30_000_000))
+
+    run_on(loop, scenario())
 
 
 @ON_LOOPS

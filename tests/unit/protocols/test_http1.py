@@ -1074,6 +1074,19 @@ def test_a_first_line_that_is_no_request_is_refused_without_http_2(
     assert written.endswith(b"This is not HTTP.\n")
 
 
+@pytest.mark.parametrize("data", NO_REQUEST.values(), ids=NO_REQUEST)
+def test_a_first_line_that_is_no_request_is_refused_over_tls(data: bytes) -> None:
+    """There HTTP/2 would have been agreed on (RFC 9113 section 3.2)."""
+
+    class Encrypted(MemoryTransport):
+        ssl_object = None
+
+    connection = MemoryConnection(transport=Encrypted())
+    connection.receive(data)
+
+    assert connection.written.startswith(b"HTTP/1.1 400 Bad Request")
+
+
 def test_half_a_first_line_is_waited_for() -> None:
     """Only its end tells what it is; it has the time that any head has."""
     connection = MemoryConnection(timeout_request_header=5)
@@ -2006,23 +2019,25 @@ def test_draining_closes_an_idle_connection_at_once(pieces: list[bytes]) -> None
     assert connection.is_lost()
 
 
-def test_at_the_last_call_the_next_answer_announces_the_close() -> None:
+@pytest.mark.parametrize("before", [1, 2, 5])
+@pytest.mark.parametrize("last", [get(), get() + get()], ids=["one", "two at once"])
+def test_at_the_last_call_the_next_answer_announces_the_close(
+    before: int, last: bytes
+) -> None:
     """A client that asks again and again never finds its connection closed."""
-    connection = MemoryConnection()
-    connection.receive(get())
-    connection.started[0].answer()
+    connection = MemoryConnection(answering())
+    for _ in range(before):
+        connection.receive(get())
     connection.protocol.last_call()
     connection.turn()
 
     assert "" == connection.transport.end
 
-    connection.receive(get() + get())
-    connection.started[1].answer()
-    connection.turn()
+    connection.receive(last)
 
-    assert OK + OK_CLOSE == connection.written
+    assert OK * before + OK_CLOSE == connection.written
     assert connection.is_lost()
-    assert 2 == len(connection.started)
+    assert before + 1 == len(connection.started)
 
 
 def test_the_last_call_is_the_end_for_who_has_asked() -> None:

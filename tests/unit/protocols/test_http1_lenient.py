@@ -400,3 +400,16 @@ def test_what_is_accepted_anyway_is_read_alike(
             assert known == request
     if strict.rejected is None:
         assert strict == ours
+
+
+@pytest.mark.parametrize("half", [b"C", b"\r\n", b"CONN"])
+def test_a_request_behind_half_of_another_is_not_repeated(half: bytes) -> None:
+    """Bytes that wait for the next ones come before those, whatever they are."""
+    reader = LenientRequestReader(HTTPSettings(), Sink())
+    for _ in range(2):
+        reader.feed(get())
+    assert get() == reader.repeated
+
+    reader.feed(half)
+
+    assert reader.repeated is None
