@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daphne_like.asgi.scope import http_scope
+from daphne_like.asgi.scope import ScopeBuilder, daphne_scope, http_scope
 from daphne_like.asgi.types import Scope
 from daphne_like.protocols.interfaces import Connection, RequestHead
 
@@ -210,3 +210,35 @@ def test_what_a_proxy_has_announced_is_told_as_a_copy() -> None:
 
     assert {"version": 2} == proxy
     assert "proxy_protocol" not in scope_of()["extensions"]
+
+
+@pytest.mark.parametrize("build", [http_scope, daphne_scope])
+def test_scopes_of_a_request_that_comes_again(build: ScopeBuilder) -> None:
+    """Each is as the first one, whatever applications have made of those before."""
+    head = RequestHead(b"/a?b=c")
+    head.method = "GET"
+    head.headers = [(b"host", b"a")]
+    fresh = RequestHead(b"/a?b=c")
+    fresh.method, fresh.headers = "GET", [(b"host", b"a")]
+    expected = build(fresh, TCP, "/root", {"x": {}})
+
+    for _ in range(5):
+        scope = build(head, TCP, "/root", {"x": {}})
+        assert expected == scope
+        for value in scope.values():
+            if isinstance(value, (dict, list)):
+                value.clear()
+        scope.clear()
+
+
+def test_the_same_request_on_another_connection() -> None:
+    """Behind a proxy each of them can have a client of its own."""
+    head = RequestHead(b"/")
+    for _ in range(3):
+        http_scope(head, TCP, "", {})
+    other = Connection(("192.0.2.8", 1), ("192.0.2.1", 8443), "https")
+
+    for _ in range(3):
+        scope = http_scope(head, other, "", {})
+        assert (["192.0.2.8", 1], "https") == (scope["client"], scope["scheme"])
+    assert ["192.0.2.7", 50123] == http_scope(head, TCP, "", {})["client"]
