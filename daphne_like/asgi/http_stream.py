@@ -261,7 +261,7 @@ class HTTPStream(Exchange):
         self.status = status
         if status in _BODILESS or self.head.method == "HEAD":
             self.bodiless = True
-        if "trailers" in message and message["trailers"] and self._can_trail():
+        if message.get("trailers") and self._can_trail():
             self._trailers = []
         self._state = _HELD
 

@@ -25,7 +25,6 @@ ScopeBuilder = Callable[
 """As :func:`http_scope`, from the same arguments."""
 
 _QUESTION_MARK, _PERCENT = b"?%"
-_ASGI = {"version": "3.0", "spec_version": "2.5"}
 
 
 def http_scope(
@@ -52,23 +51,29 @@ def http_scope(
         extensions["tls"] = connection.tls.copy()
     if connection.proxy is not None:
         extensions["proxy_protocol"] = connection.proxy.copy()
-    client, server = connection.client, connection.server
     if head.scope is not None and head.scope_connection is connection:
-        scope = head.scope.copy()
-        # What an application could change has to be its own.
-        scope["asgi"] = _ASGI.copy()
-        scope["headers"] = [*head.headers]
-        scope["client"] = None if client is None else [*client]
-        scope["server"] = None if server is None else [*server]
-        scope["extensions"] = extensions
-        return scope
+        scope: Scope = head.scope.copy()
+    else:
+        scope = _constant_part(head, connection, root_path)
+    client, server = connection.client, connection.server
+    scope["asgi"] = {"version": "3.0", "spec_version": "2.5"}
+    scope["headers"] = [*head.headers]
+    # Lists, since Daphne's users compare them with lists.
+    scope["client"] = None if client is None else [*client]
+    scope["server"] = None if server is None else [*server]
+    scope["extensions"] = extensions
+    return scope
+
+
+def _constant_part(head: RequestHead, connection: Connection, root_path: str) -> Scope:
+    """Build what an application can't change for others; keep it if it is used again."""
     comes_again = head.parts is not None
     path, raw_path, query = head.parts or _split(head)
     if root_path and not _is_below(path, root_path):
         path = root_path + path
     scope = {
         "type": "http",
-        "asgi": _ASGI.copy(),
+        "asgi": None,
         "http_version": head.http_version,
         "method": head.method,
         "scheme": connection.scheme,
@@ -76,11 +81,10 @@ def http_scope(
         "raw_path": raw_path,
         "query_string": query,
         "root_path": root_path,
-        "headers": [*head.headers],
-        # Lists, since Daphne's users compare them with lists.
-        "client": None if client is None else [*client],
-        "server": None if server is None else [*server],
-        "extensions": extensions,
+        "headers": None,
+        "client": None,
+        "server": None,
+        "extensions": None,
     }
     if comes_again and head.scope is None:
         head.scope, head.scope_connection = scope.copy(), connection

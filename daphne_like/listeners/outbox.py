@@ -4,7 +4,7 @@ Answers of one turn of the event loop, written together at its end.
 When a client, or more often the proxy in front, runs on this machine, each write
 wakes it, and it reads one answer and sleeps again before the next one comes.
 Waking costs the writer more than a small write does. Answers which leave together
-find it awake: a server under load sends an eighth more of them.
+find it awake: a server under load sends a tenth more of them.
 
 While there is little to do nothing is held back: then both sides would only wait
 for each other. Nor does an answer wait for long, see :class:`Outbox`.

@@ -6,7 +6,8 @@ Twisted's carry. :class:`LoopTransport` is both halves at once: the asyncio
 protocol which the loop calls, and the Twisted transport which our protocols
 write to. Its ``data_received`` *is* the Twisted protocol's ``dataReceived`` and
 its ``write`` *is* the loop transport's, so that no Python frame of ours stands
-in the way of the bytes.
+in the way of the bytes. Answers may take the one through an
+:class:`~daphne_like.listeners.outbox.Outbox`, which is worth it under load.
 
 Tests: ``tests/unit/listeners/test_transports.py``.
 """

@@ -211,11 +211,11 @@ def test_garbage(serve: Serve, loop: str) -> None:
                 received = read_to_end(sock)
             except ConnectionResetError:
                 continue
-            assert (
-                received[:10] in (b"", b"HTTP/1.1 4", b"HTTP/1.1 5")
-                # SETTINGS, and then GOAWAY: an invalid preface of HTTP/2.
-                or received[3:9] == b"\4\0\0\0\0\0"
-            )
+            if received[3:9] == b"\4\0\0\0\0\0":  # SETTINGS, so it is HTTP/2
+                goaway = b"\7\0\0\0\0\0" + b"\0\0\0\0"  # the last stream is 0
+                assert goaway + b"\0\0\0\1" in received, "PROTOCOL_ERROR"
+                continue
+            assert received[:10] in (b"", b"HTTP/1.1 4", b"HTTP/1.1 5")
     assert_serves(server)
     assert "Traceback" not in server.log
     assert 0 == server.stop()

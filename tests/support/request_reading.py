@@ -23,6 +23,7 @@ __all__ = [
     "Outcome",
     "Read",
     "Sink",
+    "deliver",
     "get",
     "outcome_of",
     "post",
@@ -99,10 +100,18 @@ def outcome_of(
     try:
         for piece in pieces:
             for start in range(0, len(piece), FEED_BYTES):
-                reader.feed(piece[start : start + FEED_BYTES])
+                deliver(reader, sink, piece[start : start + FEED_BYTES])
     except RequestRejected as rejection:
         rejected, detail = rejection.status, rejection.detail
     return Outcome(sink.requests, rejected, detail, reader.keep_alive)
+
+
+def deliver(reader: RequestReader, sink: Sink, data: bytes) -> bool:
+    """Feed a reader as its protocol does: not with what it knows."""
+    if data == reader.repeated:
+        sink.request_received(reader.repeated_head)
+        return False
+    return reader.feed(data)
 
 
 def read(data: bytes, **limits: Any) -> Outcome:

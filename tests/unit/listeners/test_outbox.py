@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from daphne_like.listeners import outbox as module
 from daphne_like.listeners.outbox import Outbox
 
-MANY = 16
-COUNT_AFTER = 64
-MOST_HELD = 64
-MOST_BYTES = 32 * 1024
+MANY = module._MANY_WRITES
+COUNT_AFTER = module._WRITES_BETWEEN_COUNTS
+MOST_HELD = module._MOST_WRITES
+MOST_BYTES = module._MOST_BYTES
 
 
 class Written:
@@ -350,11 +350,3 @@ def test_on_a_loop(kind: str) -> None:
         assert late[-1] == MANY
 
     run_on(kind, scenario())
-
-
-def test_the_numbers_are_those_of_the_module() -> None:
-    """What these tests suppose."""
-    assert module._MANY_WRITES == MANY
-    assert module._WRITES_BETWEEN_COUNTS == COUNT_AFTER
-    assert module._MOST_WRITES == MOST_HELD
-    assert module._MOST_BYTES == MOST_BYTES

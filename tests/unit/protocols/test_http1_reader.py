@@ -18,6 +18,7 @@ from request_reading import (
     UNKNOWN_CODINGS,
     Read,
     Sink,
+    deliver,
     get,
     outcome_of,
     post,
@@ -982,7 +983,7 @@ def test_repeated_requests_are_requests_each(fields: tuple[bytes, ...]) -> None:
     sink = Sink()
     reader = RequestReader(HTTPSettings(), sink)
     for _ in range(6):
-        assert not reader.feed(get(*fields))
+        assert not deliver(reader, sink, get(*fields))
         assert reader.keep_alive
         assert not reader.head_begun
 
@@ -996,7 +997,9 @@ def test_a_head_that_may_change_is_nobody_elses() -> None:
     reader = RequestReader(HTTPSettings(), sink)
     expects = []
     for _ in range(6):
-        reader.feed(post(b"Expect: 100-continue", b"Content-Length: 1", body=b"x"))
+        deliver(
+            reader, sink, post(b"Expect: 100-continue", b"Content-Length: 1", body=b"x")
+        )
         expects.append(sink.heads[-1].expects_continue)
         sink.heads[-1].expects_continue = False
 
@@ -1010,7 +1013,7 @@ def test_a_repeated_request_still_begins_at_its_beginning() -> None:
     sink = Sink()
     reader = RequestReader(HTTPSettings(), sink)
     for piece in (data, data, data, inner, data, data, data, data):
-        reader.feed(piece)
+        deliver(reader, sink, piece)
 
     assert ["GET"] * 3 + ["POST"] + ["GET"] * 2 == [r.method for r in sink.requests]
     assert data * 2 == sink.requests[3].body
@@ -1021,7 +1024,7 @@ def test_a_repeated_request_is_no_field_of_another() -> None:
     sink = Sink()
     reader = RequestReader(HTTPSettings(), sink)
     for piece in (get(), get(), get(), b"GET /x HTTP/1.1\r\nX: ", get(), get()):
-        reader.feed(piece)
+        deliver(reader, sink, piece)
 
     assert [b"/"] * 3 + [b"/x", b"/"] == [r.target for r in sink.requests]
     assert (b"x", b"GET / HTTP/1.1") == sink.requests[3].headers[0]
