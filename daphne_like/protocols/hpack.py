@@ -2,10 +2,12 @@
 HPACK: header fields to and from the blocks of HTTP/2.
 
 Both halves avoid work that was done before. The decoder notes what a field means when
-it comes as a literal, so that later references to it, which mostly come in a row, cost
-a look into the table for all of them. The encoder's table is filled with the fields that
-come again, until it is full, and then stays as it is: from then on the block of a
-response that was encoded once can be sent again as it is.
+it comes as a literal, and gives an entry of its table a place for life. So blocks which
+name the same entries have the same shape, however their indexes have moved in between,
+and a head of which nothing but literals is new needn't be put together from the start.
+The encoder's table is filled with the fields that come again, until it is full, and then
+stays as it is: from then on the block of a response that was encoded once can be sent
+again as it is.
 
 Source: RFC 7541.
 
@@ -15,6 +17,7 @@ Tests: ``tests/unit/protocols/test_hpack.py``; the package ``hpack`` is the orac
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from daphne_like.protocols.interfaces import Header
 
-__all__ = ["Decoder", "Encoder", "HPACKError", "StaticTable"]
+__all__ = ["Decoder", "Encoder", "HPACKError", "StaticTable", "spelled_out"]
 
 # RFC 7541 section 4.1: what an entry counts beside its bytes.
 _ENTRY_BYTES = 32
@@ -94,21 +97,63 @@ _STATIC: tuple[Header, ...] = (
         ]
     ),
 )
-# An index of one byte is this byte; so the lists of the decoder begin with what is none,
-# and larger indexes count from 0x80 on.
+# A field of a block is told by a byte: the place of an entry of the table, or, for what
+# is spelled out, a mark that tells its meaning. The static entries have their indexes for
+# places; then come those of the dynamic ones, which are taken in turn. They are more than
+# a table has entries, so what is taken again is never an entry's that is still there.
+_FIRST_DYNAMIC = 1 + len(_STATIC)
+_FIRST_MARK = 0xF0
+_DYNAMIC_PLACES = _FIRST_MARK - _FIRST_DYNAMIC
+# A block's byte is this one, if it is an index of one byte: there are at most so many.
 _INDEX_0 = 0x80
-_NEWEST = _INDEX_0 + 1 + len(_STATIC)
-_INDEXES = bytes(range(_INDEX_0 + 1, 0xFF))
-# Of them so many are looked for at once.
+_MOST_NAMED_BY_BYTE = 0xFF - _INDEX_0 - _FIRST_DYNAMIC
+# So many are looked for at once, since mostly they come in a row.
 _MOST_IN_ROW = 32
-# For the first byte of a literal where its name is, if that takes no further byte.
-_NAMES_AT = bytes(
-    _INDEX_0 + (byte & mask)
-    if (byte < 0x20 or 0x40 <= byte < 0x80) and 0 < byte & mask < mask
-    else 0
+
+
+# The dynamic places twice around, backwards, as indexes count.
+_BACKWARDS = bytes(range(_FIRST_MARK - 1, _FIRST_DYNAMIC - 1, -1)) * 2
+
+
+def _places_from(place: int) -> bytes:
+    """Tell for each index of one byte whose place it is, if this one is taken next."""
+    before = _BACKWARDS[_FIRST_MARK - place :]
+    places = bytes(_INDEX_0) + bytes(range(_FIRST_DYNAMIC)) + before
+    return places[:256]
+
+
+# By the place that is taken next: those of indexes, and the one behind it.
+_PLACES = [b""] * _FIRST_DYNAMIC
+_PLACES += map(_places_from, range(_FIRST_DYNAMIC, _FIRST_MARK))
+_NEXT = bytes([*range(1, _FIRST_MARK), _FIRST_DYNAMIC])
+# By the count of dynamic entries.
+_INDEXES = [
+    bytes(range(_INDEX_0 + 1, _INDEX_0 + _FIRST_DYNAMIC + count))
+    for count in range(_MOST_NAMED_BY_BYTE + 1)
+]
+_INDEXES += _INDEXES[-1:] * (DEFAULT_TABLE_BYTES // _ENTRY_BYTES - _MOST_NAMED_BY_BYTE)
+# The first bytes of literals which are added to the table, and mostly are the same for
+# many requests and connections: those whose name is spelled out, or static, and neither
+# holds a secret nor what is new each time. So many of them are remembered.
+_REPEATED = frozenset(
+    {0x40}
+    | {
+        0x40 + index
+        for index, (name, _) in enumerate(_STATIC, 1)
+        if name not in (b":path", b"cookie", b"authorization", b"proxy-authorization")
+    }
+)
+_MOST_REPEATED = 512
+# By the first byte of another literal its name, if it is static and takes no further byte.
+_NAMES = [
+    _STATIC[(byte & mask) - 1][0]
+    if (byte < 0x20 or 0x40 <= byte < 0x80)
+    and byte not in _REPEATED
+    and 0 < byte & mask < min(mask, 62)
+    else b""
     for byte in range(256)
     for mask in [0x3F if byte & 0x40 else 0x0F]
-)
+]
 
 
 class HPACKError(ValueError):
@@ -120,62 +165,86 @@ class StaticTable:
     What all decoders begin with, which read fields in the same way.
 
     Args:
-        read_field: Tells what a field means, below 256; called once for each literal.
+        read_field: Tells what a field means, below 16; called once for each literal.
     """
 
     def __init__(self, read_field: Callable[[bytes, bytes], int]) -> None:
         self.read_field = read_field
-        unused = _INDEX_0 + 1
-        self.fields = [(b"", b"")] * unused + [*_STATIC]
-        meanings = bytes(unused) + bytes(read_field(*field) for field in _STATIC)
-        # bytes.translate() wants so many.
-        self.meanings = meanings.ljust(256, b"\0")
+        self.fields: list[Header | None] = [None, *_STATIC]
+        self.fields += [None] * (256 - len(self.fields))
+        meanings = bytearray(256)
+        for place, field in enumerate(_STATIC, 1):
+            meanings[place] = read_field(*field)
+        meanings[_FIRST_MARK:] = range(0x100 - _FIRST_MARK)
+        self.meanings = bytes(meanings)
         self.largest = _ENTRY_BYTES + max(
             len(name) + len(value) for name, value in _STATIC
         )
+        self.read_repeated = lru_cache(_MOST_REPEATED)(self._read_repeated)
+
+    def _read_repeated(self, literal: bytes) -> tuple[Header, int]:
+        """Read a literal whose name is spelled out, or static; and what it means."""
+        index, position = literal[0] & 0x3F, 1
+        if index:
+            name = _STATIC[index - 1][0]
+        else:
+            name, position = _read_string(literal, position)
+        value, _ = _read_string(literal, position)
+        return (name, value), self.read_field(name, value)
 
 
 class Decoder:
     """
-    Decodes the blocks which one peer sends, in order.
+    Decodes the blocks which one peer sends, in order. Its table has the default size.
 
     Args:
         static: The table's first part, which also reads fields.
-        table_bytes: The size which the peer was told its table may have.
 
     Attributes:
         changed: The table has changed since this was last set to ``False``:
             the same bytes may mean something else than before.
+        outdated: What was kept by its shape since this was last set to ``False`` may
+            mean something else than before.
     """
 
     __slots__ = (
         "_bytes",
+        "_fields",
+        "_indexes",
+        "_kept",
         "_largest",
         "_limit",
         "_meanings",
-        "_most_bytes",
+        "_next",
         "_read_field",
         "_sizes",
-        "_table",
+        "_static",
         "changed",
+        "outdated",
     )
 
-    def __init__(
-        self, static: StaticTable, table_bytes: int = DEFAULT_TABLE_BYTES
-    ) -> None:
+    def __init__(self, static: StaticTable) -> None:
+        self._static = static
         self._read_field = static.read_field
-        # Both parts of the table, and the meanings of what an index of one byte names.
-        self._table = [*static.fields]
+        # By their places.
+        self._fields = [*static.fields]
         self._meanings = bytearray(static.meanings)
         # What was ever in the table counts no more than this.
         self._largest = static.largest
         # Of the entries that were added, beginning with the oldest.
         self._sizes: deque[int] = deque()
         self._bytes = 0
-        self._limit = self._most_bytes = table_bytes
+        self._limit = DEFAULT_TABLE_BYTES
+        # Indexes of one byte, of which there are more with each entry.
+        self._indexes = _INDEXES[0]
+        # The place that is taken next.
+        self._next = _FIRST_DYNAMIC
+        # The places in shapes that were kept.
+        self._kept: set[int] = set()
         self.changed = False
+        self.outdated = False
 
-    def decode(self, block: bytes) -> tuple[list[Header], bytearray, int]:
+    def decode(self, block: bytes) -> tuple[bytes, list[Header]]:
         """
         Decode one block.
 
@@ -183,122 +252,171 @@ class Decoder:
             block: All fragments of it.
 
         Returns:
-            Fields; the meaning of each; and what they count at most (RFC 9113 section
-            6.5.2). An entry of the table can be named by a byte, so a block may stand
-            for a thousand times its size; but each time for the same object.
+            The shape, a byte for each field: the entry of the table which it is, or
+            the meaning of what is spelled out; and the fields that are spelled out.
 
         Raises:
             HPACKError: The block is malformed.
         """
-        fields: list[Header] = []
-        meanings = bytearray()
+        shape = bytearray()
+        literals: list[Header] = []
+        settled = position = 0
+        end = len(block)
         try:
-            self._read_fields(block, fields, meanings)
+            while position < end:
+                byte = block[position]
+                if byte >= 0x80:
+                    # Section 6.1: indexed fields. Most have one byte, and come in a row.
+                    row = block[position : position + _MOST_IN_ROW]
+                    count = len(row) - len(row.lstrip(self._indexes))
+                    if count:
+                        shape += row[:count].translate(_PLACES[self._next])
+                        position += count
+                    else:
+                        index, position = _read_integer(block, position, 0x7F)
+                        shape.append(self._place_of(index))
+                    continue
+                # Section 6.2: literals; those of the first kind are added to the table.
+                name = _NAMES[byte]
+                if name and (length := block[position + 1]) & 0x7F < 0x7F:
+                    start = position + 2
+                    position = start + (length & 0x7F)
+                    value = block[start:position]
+                    if length >= 0x80:
+                        value = huffman_decode(value)
+                    field = name, value
+                    meaning = self._read_field(name, value)
+                elif byte & 0xE0 == 0x20:
+                    if shape:
+                        raise HPACKError("the table's size changes within a block")
+                    position = self._resize(block, position)
+                    continue
+                else:
+                    field, meaning, position = self._read_literal(block, position)
+                if byte >= 0x40:
+                    if self._next in shape:
+                        settled = self._settle(shape, literals, settled)
+                    self._insert(field, meaning)
+                shape.append(_FIRST_MARK + meaning)
+                literals.append(field)
         except IndexError:
             raise HPACKError("it ends early, or there is no such index") from None
         except HuffmanError as error:
             raise HPACKError(str(error)) from None
-        # No code has less than five bits; so literals are less than twice their code.
-        return fields, meanings, len(fields) * self._largest + 2 * len(block)
-
-    def _read_fields(
-        self, block: bytes, fields: list[Header], meanings: bytearray
-    ) -> None:
-        """Read all fields of a block."""
-        table, read_field = self._table, self._read_field
-        position, end = 0, len(block)
-        while position < end:
-            byte = block[position]
-            if byte >= 0x80:
-                # Section 6.1: indexed fields. Most have one byte, and come in a row.
-                row = block[position : position + _MOST_IN_ROW]
-                row = row[: len(row) - len(row.lstrip(_INDEXES))]
-                if row:
-                    fields += map(table.__getitem__, row)
-                    meanings += row.translate(self._meanings)
-                    position += len(row)
-                    continue
-                index, position = _read_integer(block, position, 0x7F)
-                if not index:
-                    raise HPACKError("the index is 0")
-                field = table[_INDEX_0 + index]
-                fields.append(field)
-                meanings.append(read_field(*field))
-                continue
-            if byte & 0xE0 == 0x20:
-                if fields:
-                    raise HPACKError("the table's size changes within a block")
-                position = self._resize(block, position)
-                continue
-            # Section 6.2: literals; those of the first kind are added to the table.
-            place = _NAMES_AT[byte]
-            length = block[position + 1]
-            if place and length & 0x7F < 0x7F:
-                name = table[place][0]
-                start = position + 2
-                if length < 0x80:
-                    position = start + length
-                    value = block[start:position]
-                else:
-                    position = start + length - 0x80
-                    value = huffman_decode(block[start:position])
-            else:
-                name, value, position = self._read_literal(block, position)
-            field = name, value
-            meaning = read_field(name, value)
-            fields.append(field)
-            meanings.append(meaning)
-            if byte >= 0x40:
-                self._insert(field, meaning)
         if position > end:
             raise HPACKError("it ends early")
+        return bytes(shape), literals
 
-    def _read_literal(self, block: bytes, position: int) -> tuple[bytes, bytes, int]:
-        """Read name and value of a literal, and where it ends."""
-        mask = 0x3F if block[position] & 0x40 else 0x0F
-        index, position = _read_integer(block, position, mask)
+    def expand(
+        self, shape: bytes | bytearray, literals: Iterable[Header]
+    ) -> tuple[list[Header], bytes | bytearray]:
+        """
+        Tell all fields of a block and their meanings, before the next is decoded.
+
+        An entry of the table can be named by a byte, so a block may stand for a
+        thousand times its size; but each time for the same object.
+        """
+        fields = self._fields
+        rest = iter(literals)
+        return (
+            [fields[place] or next(rest) for place in shape],
+            shape.translate(self._meanings),
+        )
+
+    def most_bytes(self, shape: bytes, block: bytes) -> int:
+        """Tell what the fields of a block count at most (RFC 9113 section 6.5.2)."""
+        # No code has less than five bits; so literals are less than twice their code.
+        return len(shape) * self._largest + 2 * len(block)
+
+    def keep(self, shape: bytes) -> None:
+        """Tell later, by ``outdated``, when this shape may stand for other entries."""
+        self._kept.update(shape)
+
+    def _settle(self, shape: bytearray, literals: list[Header], since: int) -> int:
+        """
+        Make a literal of what a block has named: its entry's place is taken again.
+
+        Args:
+            shape: Of the block as far as it was read.
+            literals: Its literals.
+            since: So many fields are such literals already.
+
+        Returns:
+            As ``since``, for the next time.
+        """
+        fields, meanings = self.expand(shape[since:], literals[since:])
+        literals[since:] = fields
+        shape[since:] = [_FIRST_MARK + meaning for meaning in meanings]
+        return len(shape)
+
+    def _place_of(self, index: int) -> int:
+        """
+        Find where the entry with an index is.
+
+        Raises:
+            HPACKError: There is none.
+        """
+        age = index - _FIRST_DYNAMIC
+        if age < 0 < index:
+            return index
+        if not 0 <= age < len(self._sizes):
+            raise HPACKError("there is no such index")
+        return _BACKWARDS[_FIRST_MARK - self._next + age]
+
+    def _read_literal(self, block: bytes, start: int) -> tuple[Header, int, int]:
+        """Read any literal, its meaning, and where it ends."""
+        first = block[start]
+        if first in _REPEATED and (stop := _end_of_literal(block, start)):
+            return *self._static.read_repeated(block[start:stop]), stop
+        index, position = _read_integer(block, start, 0x3F if first & 0x40 else 0x0F)
         if index:
-            name = self._table[_INDEX_0 + index][0]
+            entry = self._fields[self._place_of(index)]
+            assert entry is not None
+            name = entry[0]
         else:
             name, position = _read_string(block, position)
         value, position = _read_string(block, position)
-        return name, value, position
+        return (name, value), self._read_field(name, value), position
 
     def _insert(self, field: Header, meaning: int) -> None:
         """Add a field to the table (section 4.4); one larger than it empties it."""
         self.changed = True
-        name, value = field
-        size = len(name) + len(value) + _ENTRY_BYTES
-        room = self._limit - size
-        if self._bytes > room:
-            self._evict(room)
-        if room >= 0:
-            self._bytes += size
-            self._sizes.append(size)
-            self._table.insert(_NEWEST, field)
-            self._meanings.insert(_NEWEST, meaning)
-            self._meanings.pop()
-            # max() takes three times as long.
-            if size > self._largest:  # noqa: PLR1730
-                self._largest = size
-
-    def _evict(self, room: int) -> None:
-        table, sizes = self._table, self._sizes
-        count = self._bytes
-        while count > room and sizes:
+        size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
+        sizes = self._sizes
+        sizes.append(size)
+        # Section 4.3: the oldest make room.
+        count, limit = self._bytes + size, self._limit
+        while count > limit:
             count -= sizes.popleft()
-            table.pop()
         self._bytes = count
+        # max() takes three times as long.
+        if size > self._largest:  # noqa: PLR1730
+            self._largest = size
+        place = self._next
+        if place in self._kept:
+            self._kept.clear()
+            self.outdated = True
+        self._fields[place] = field
+        self._meanings[place] = meaning
+        self._next = _NEXT[place]
+        self._indexes = _INDEXES[len(sizes)]
 
     def _resize(self, block: bytes, position: int) -> int:
         """Change the size of the table (sections 4.2 and 6.3)."""
         size, position = _read_integer(block, position, 0x1F)
-        if size > self._most_bytes:
+        if size > DEFAULT_TABLE_BYTES:
             raise HPACKError("the table's size is above what was agreed")
         self._limit = size
         self.changed = True
-        self._evict(size)
+        while self._bytes > size:
+            self._bytes -= self._sizes.popleft()
+        self._indexes = _INDEXES[len(self._sizes)]
         return position
+
+
+def spelled_out(shape: bytes) -> list[int]:
+    """Tell which fields of a block come as literals."""
+    return [number for number, place in enumerate(shape) if place >= _FIRST_MARK]
 
 
 def _read_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
@@ -323,6 +441,18 @@ def _read_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
         shift += 7
         if shift > 28:
             raise HPACKError("an integer is too large")
+
+
+def _end_of_literal(block: bytes, position: int) -> int:
+    """Find where a literal ends; 0 if its parts aren't told by a byte for each."""
+    strings = 1 if block[position] & 0x3F else 2
+    position += 1
+    for _ in range(strings):
+        length = block[position] & 0x7F
+        if length == 0x7F:
+            return 0
+        position += 1 + length
+    return position if position <= len(block) else 0
 
 
 def _read_string(block: bytes, position: int) -> tuple[bytes, int]:

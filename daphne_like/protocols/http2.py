@@ -43,12 +43,7 @@ from daphne_like.protocols.http2_frames import (
     unpadded,
     window_update_frame,
 )
-from daphne_like.protocols.http2_heads import (
-    DEFAULT_PRIORITY,
-    Priority,
-    ReadHead,
-    read_priority,
-)
+from daphne_like.protocols.http2_heads import read_priority
 from daphne_like.protocols.http2_keepalive import KeepAlive
 from daphne_like.protocols.http2_output import Output
 from daphne_like.protocols.http2_reader import (
@@ -58,7 +53,12 @@ from daphne_like.protocols.http2_reader import (
 )
 from daphne_like.protocols.http2_requests import RequestBlocks
 from daphne_like.protocols.http2_stream import HTTP2Stream, StreamState
-from daphne_like.protocols.interfaces import ConnectionReport, RequestHead
+from daphne_like.protocols.interfaces import (
+    DEFAULT_PRIORITY,
+    ConnectionReport,
+    Priority,
+    RequestHead,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,7 +250,7 @@ class HTTP2Protocol:
         try:
             self._apply_settings(settings)
             self._last_stream = 1
-            self._open_stream(1, ReadHead(head), ended=1)
+            self._open_stream(1, head, ended=1)
         except ConnectionFailed as failure:
             self._fail(failure)
         finally:
@@ -416,10 +416,10 @@ class HTTP2Protocol:
             self._skipped.append(range(self._last_stream + 1, stream))
             self._guard.streams_left_out(stream - self._last_stream - 2)
         self._last_stream = stream
-        read = self._known.get(block) if ended and failure is None else None
-        if read is None:
+        head = self._known.get(block) if ended and failure is None else None
+        if head is None:
             try:
-                read = self._requests.read(block, ended=bool(ended))
+                head = self._requests.read(block, ended=bool(ended))
                 if failure is not None:
                     raise failure
             except StreamFailed as broken:
@@ -438,7 +438,7 @@ class HTTP2Protocol:
                 stream, StreamFailed(ErrorCode.REFUSED_STREAM, "too many streams")
             )
             return
-        self._open_stream(stream, read, ended)
+        self._open_stream(stream, head, ended)
 
     def _is_full(self) -> bool:
         """Whether the client has as many requests in flight as it may."""
@@ -448,9 +448,9 @@ class HTTP2Protocol:
             count = sum(1 for number in self.streams if number & 1)
         return count >= self._most_streams
 
-    def _open_stream(self, number: int, read: ReadHead, ended: int) -> None:
-        context, head = self._context, read.head
-        priority = read.priority
+    def _open_stream(self, number: int, head: RequestHead, ended: int) -> None:
+        context = self._context
+        priority = head.priority
         if self._early_priorities:
             priority = self._early_priorities.pop(number, priority)
         stream = HTTP2Stream(
@@ -466,7 +466,7 @@ class HTTP2Protocol:
         stream.stream = open_stream(head, connection, stream)
         self.streams[number] = stream
         if not ended:
-            stream.expect_body(context.http2.http2_stream_window, read.length)
+            stream.expect_body(context.http2.http2_stream_window, head.content_length)
         stream.start()
 
     def _describe_connection(self) -> Connection:
@@ -736,7 +736,7 @@ class HTTP2Protocol:
                 *others,
             ],
         )
-        self._open_stream(promised, ReadHead(head), ended=1)
+        self._open_stream(promised, head, ended=1)
 
     def _fail_stream(self, number: int, failure: StreamFailed) -> None:
         """

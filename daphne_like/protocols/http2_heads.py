@@ -13,7 +13,6 @@ Tests: ``tests/unit/protocols/test_http2_heads.py``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from math import inf
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from daphne_like.errors import RequestRejected, StreamFailed
 from daphne_like.protocols.hpack import StaticTable
 from daphne_like.protocols.http2_frames import ErrorCode
-from daphne_like.protocols.interfaces import RequestHead
+from daphne_like.protocols.interfaces import Priority, RequestHead
 from daphne_like.protocols.request_rules import AUTHORITY, METHODS
 
 if TYPE_CHECKING:
@@ -32,12 +31,10 @@ if TYPE_CHECKING:
     from daphne_like.settings import HTTPSettings
 
 __all__ = [
-    "DEFAULT_PRIORITY",
     "STATIC_TABLE",
     "HeadReader",
+    "HeadTemplate",
     "Meaning",
-    "Priority",
-    "ReadHead",
     "are_trailers",
     "read_field",
     "read_priority",
@@ -68,6 +65,7 @@ class Meaning(IntEnum):
 # As plain numbers, which are compared much faster.
 _AUTHORITY, _COOKIE = int(Meaning.AUTHORITY), int(Meaning.COOKIE)
 _HOST, _LENGTH_GIVEN = int(Meaning.HOST), int(Meaning.CONTENT_LENGTH)
+_PATH = int(Meaning.PATH)
 _PLAIN, _UNDERSCORE = int(Meaning.PLAIN), int(Meaning.UNDERSCORE)
 _PRIORITY = int(Meaning.PRIORITY)
 _BAD_AUTHORITY, _MALFORMED = int(Meaning.BAD_AUTHORITY), int(Meaning.MALFORMED)
@@ -117,6 +115,9 @@ def read_field(name: bytes, value: bytes) -> int:
         if not _NAME.fullmatch(name):
             return _MALFORMED
         meaning = _UNDERSCORE if b"_" in name else _PLAIN
+    elif meaning == _PATH:
+        # With it all that a target may not hold is looked for at once, later.
+        return _PATH
     # RFC 9113 section 8.2.1: no NUL, CR, LF, and no blank at either end. This is much
     # faster than a pattern, and done for each new value.
     if _NUL in value or _CR in value or _LF in value or value.strip(b" \t") != value:
@@ -132,23 +133,6 @@ STATIC_TABLE = StaticTable(read_field)
 def are_trailers(meanings: bytes | bytearray) -> bool:
     """Tell whether fields of such meanings may be trailers (RFC 9113 section 8.1)."""
     return meanings.translate(None, _NO_TRAILERS) == meanings
-
-
-class Priority(NamedTuple):
-    """
-    How urgent a response is (RFC 9218 section 4).
-
-    Attributes:
-        urgency: 0 is served first, 7 last.
-        incremental: It takes turns with others as urgent, instead of going out
-            as a whole. So do responses of clients which say nothing.
-    """
-
-    urgency: int = 3
-    incremental: bool = True
-
-
-DEFAULT_PRIORITY = Priority()
 
 
 def read_priority(value: bytes) -> Priority:
@@ -172,20 +156,32 @@ def _read_priority(value: bytes) -> Priority:
     return Priority(urgency, incremental)
 
 
-@dataclass(slots=True)
-class ReadHead:
+class HeadTemplate(NamedTuple):
     """
-    A head, and what the protocol wants to know of it.
+    A head, of which others differ in what their blocks spell out.
 
     Attributes:
-        head: For the application.
-        length: Bytes which the body is announced to have; -1 when it isn't.
-        priority: How urgent the client finds it.
+        head: The head.
+        steps: Where each literal goes: the place of a header; or ``_TARGET``; or, at
+            and below ``_CRUMBS``, a part of the cookie.
+        crumbs: The parts of the cookie, if there is more than one.
+        cookie: The place of the cookie.
     """
 
     head: RequestHead
-    length: int = -1
-    priority: Priority = DEFAULT_PRIORITY
+    steps: tuple[int, ...]
+    crumbs: list[bytes]
+    cookie: int
+
+    @property
+    def target_alone(self) -> bool:
+        """Whether nothing else differs than the target."""
+        return self.steps == _TARGET_ALONE
+
+
+_TARGET = -1
+_TARGET_ALONE = (_TARGET,)
+_CRUMBS = -2
 
 
 class _Layout(NamedTuple):
@@ -300,7 +296,7 @@ class HeadReader:
 
     def read(
         self, fields: Sequence[Header], meanings: bytes | bytearray, *, ended: bool
-    ) -> ReadHead:
+    ) -> RequestHead:
         """
         Put a head together.
 
@@ -313,14 +309,7 @@ class HeadReader:
             StreamFailed: The request is malformed.
             RequestRejected: It is above a limit, or asks for what isn't there.
         """
-        find = (
-            _layout_of
-            if len(meanings) <= _MOST_KNOWN_FIELDS
-            else _layout_of.__wrapped__
-        )
-        places, host_at, kept, cookie_at, crumbs, noted = find(
-            bytes(meanings), self._limits.header_underscores
-        )
+        places, host_at, kept, cookie_at, crumbs, noted = self._layout(meanings)
         pseudo = [None if place < 0 else fields[place][1] for place in places]
         method, scheme, path, authority, protocol = pseudo
         head = RequestHead(b"")
@@ -336,40 +325,91 @@ class HeadReader:
             self._read_target(head, path)
         else:
             self._read_other_line(head, pseudo)
-        read = ReadHead(head)
         if noted:
-            self._read_noted(read, fields, noted)
+            self._read_noted(head, fields, noted)
         host = None if host_at < 0 else fields[host_at][1]
         headers[0] = b"host", _read_host(authority, host)
         if head.is_websocket:
             # RFC 9110 section 9.3.6: CONNECT has no content, but bytes of a tunnel.
-            read.length = -1
+            head.content_length = -1
         else:
-            if ended and read.length > 0:
+            if ended and head.content_length > 0:
                 raise _malformed("the body is shorter than its content-length")
             head.has_body = not ended
         if not head.has_body:
             head.expects_continue = False
         if len(headers) > self._most_fields:
             raise RequestRejected(431, "There are too many header fields.")
-        return read
+        return head
 
-    def with_target(self, read: ReadHead, target: bytes) -> ReadHead:
+    def template_of(
+        self,
+        head: RequestHead,
+        fields: Sequence[Header],
+        meanings: bytes | bytearray,
+        literals: Iterable[int],
+    ) -> HeadTemplate | None:
         """
-        Make a head which differs in its target alone.
+        Make what heads with other literals are made of.
+
+        Args:
+            head: One without a body.
+            fields: Those of which it was made.
+            meanings: Of each.
+            literals: Which of them are to be replaced.
+
+        Returns:
+            ``None`` if one of them says more than its own value.
+        """
+        layout = self._layout(meanings)
+        crumbs = layout.crumbs
+        steps = []
+        for place in literals:
+            meaning = meanings[place]
+            if place in crumbs:
+                steps.append(_CRUMBS - crumbs.index(place))
+            elif meaning in (_PLAIN, _COOKIE):
+                steps.append(layout.kept.index(place, 1))
+            elif meaning == _PATH:
+                steps.append(_TARGET)
+            else:
+                return None
+        values = [fields[place][1] for place in crumbs]
+        return HeadTemplate(head, tuple(steps), values, layout.cookie)
+
+    def fill(self, template: HeadTemplate, literals: Sequence[Header]) -> RequestHead:
+        """
+        Make a head which differs in its literals alone.
+
+        Args:
+            template: What it is like.
+            literals: Fields with the same meanings as those of the template.
 
         Raises:
             StreamFailed, RequestRejected: See :meth:`read`.
         """
-        known = read.head
-        head = RequestHead(b"")
-        head.method = known.method
-        head.http_version = "2"
-        head.headers = known.headers
-        head.accepts_trailers = known.accepts_trailers
-        head.is_websocket = known.is_websocket
-        self._read_target(head, target)
-        return ReadHead(head, read.length, read.priority)
+        known, steps, crumbs, cookie_at = template
+        headers = known.headers
+        if steps != _TARGET_ALONE:
+            headers = headers.copy()
+        head = known.with_headers(headers)
+        values = None
+        for step, field in zip(steps, literals):  # noqa: B905
+            if step >= 0:
+                headers[step] = field
+            elif step == _TARGET:
+                self._read_target(head, field[1])
+            else:
+                if values is None:
+                    values = crumbs.copy()
+                values[_CRUMBS - step] = field[1]
+        if values is not None:
+            headers[cookie_at] = b"cookie", b"; ".join(values)
+        return head
+
+    def is_small(self, most_bytes: int) -> bool:
+        """Tell that fields are within the limit if they count no more than this."""
+        return not 0 < self._limits.limit_request_header < most_bytes
 
     def check_size(self, fields: Iterable[Header], most: int) -> None:
         """
@@ -382,9 +422,9 @@ class HeadReader:
         Raises:
             RequestRejected: It is too large.
         """
-        limit = self._limits.limit_request_header
-        if not 0 < limit < most:
+        if self.is_small(most):
             return
+        limit = self._limits.limit_request_header
         size = total = 0
         for name, value in fields:
             count = len(name) + len(value)
@@ -395,21 +435,28 @@ class HeadReader:
             if size > limit or total > self.most_bytes:
                 raise RequestRejected(431, "The header fields are too large.")
 
+    def _layout(self, meanings: bytes | bytearray) -> _Layout:
+        find = (
+            _layout_of
+            if len(meanings) <= _MOST_KNOWN_FIELDS
+            else _layout_of.__wrapped__
+        )
+        return find(bytes(meanings), self._limits.header_underscores)
+
     def _read_noted(
         self,
-        read: ReadHead,
+        head: RequestHead,
         fields: Sequence[Header],
         noted: tuple[tuple[int, int], ...],
     ) -> None:
-        head = read.head
         for place, meaning in noted:
             value = fields[place][1]
             if meaning == _PRIORITY:
-                read.priority = read_priority(value)
+                head.priority = read_priority(value)
             elif meaning == Meaning.CONTENT_LENGTH:
                 if not _LENGTH.fullmatch(value):
                     raise _malformed("content-length is invalid, or there twice")
-                read.length = int(value)
+                head.content_length = int(value)
             elif meaning == Meaning.EXPECT:
                 # RFC 9110 section 10.1.1: others may be ignored.
                 head.expects_continue = value.lower() == b"100-continue"
@@ -417,7 +464,7 @@ class HeadReader:
                 if value.lower() != b"trailers":
                     raise _malformed("te is something else than trailers")
                 head.accepts_trailers = True
-        if read.length > self._limits.limit_request_body > 0:
+        if head.content_length > self._limits.limit_request_body > 0:
             raise RequestRejected(413, "The request body is too large.")
 
     def _read_other_line(self, head: RequestHead, pseudo: list[bytes | None]) -> None:

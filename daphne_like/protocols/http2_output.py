@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from daphne_like.protocols.connections import HTTPContext, Transport
-    from daphne_like.protocols.http2_heads import Priority
     from daphne_like.protocols.http2_stream import HTTP2Stream
-    from daphne_like.protocols.interfaces import Header
+    from daphne_like.protocols.interfaces import Header, Priority
 
 __all__ = ["LEAST_USEFUL_BYTES", "Output"]
 

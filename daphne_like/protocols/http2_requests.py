@@ -3,7 +3,8 @@ Blocks of HTTP/2 to request heads, with as little work as what came before allow
 
 Clients say nearly the same with each request. A block that came before means the same
 again as long as the decoder's table hasn't changed, and so does one that differs from
-it in its target alone, but for the target.
+it in its target alone, but for the target. If the table has changed, or more is spelled
+out than the target, blocks of the same shape still have the same head but for that.
 
 Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_conformance.py``.
 """
@@ -11,28 +12,33 @@ Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_conformance.py``.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from daphne_like.errors import ConnectionFailed
-from daphne_like.protocols.hpack import Decoder, HPACKError
+from daphne_like.protocols.hpack import Decoder, HPACKError, spelled_out
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
 from daphne_like.protocols.http2_frames import ErrorCode
 from daphne_like.protocols.http2_heads import (
     STATIC_TABLE,
     HeadReader,
-    ReadHead,
+    HeadTemplate,
     are_trailers,
 )
 
 if TYPE_CHECKING:
-    from daphne_like.protocols.interfaces import Header
+    from daphne_like.protocols.interfaces import Header, RequestHead
     from daphne_like.settings import HTTPSettings
 
 __all__ = ["RequestBlocks"]
 
+_Kept = TypeVar("_Kept")
+
 # Heads without a body that are kept for a connection, and the longest of their blocks.
 _MOST_HEADS = 64
 _MOST_BLOCK_BYTES = 512
+
+# A block that spells out more hardly has a shape which comes again.
+_MOST_LITERALS = 6
 
 # Indexed fields, then a literal :path which isn't added to the table, whose length is
 # one byte (RFC 7541 sections 6.1, 6.2.2): so clients mostly send what changes with each
@@ -52,17 +58,18 @@ class RequestBlocks:
         most_bytes: What the fields of a head may count (RFC 9113 section 6.5.2).
     """
 
-    __slots__ = ("_decoder", "_reader", "_templates", "known", "most_bytes")
+    __slots__ = ("_decoder", "_reader", "_rests", "_shapes", "known", "most_bytes")
 
     def __init__(self, limits: HTTPSettings) -> None:
         self._reader = HeadReader(limits)
         self.most_bytes = self._reader.most_bytes
         self._decoder = Decoder(STATIC_TABLE)
-        self.known: dict[bytes, ReadHead] = {}
-        # By blocks without the target.
-        self._templates: dict[bytes, ReadHead] = {}
+        self.known: dict[bytes, RequestHead] = {}
+        # By blocks without the target, while they mean that; and by shapes of blocks.
+        self._rests: dict[bytes, HeadTemplate] = {}
+        self._shapes: dict[bytes, HeadTemplate] = {}
 
-    def read(self, block: bytes, *, ended: bool) -> ReadHead:
+    def read(self, block: bytes, *, ended: bool) -> RequestHead:
         """
         Decode and check a head, and keep it if it can come again.
 
@@ -74,18 +81,38 @@ class RequestBlocks:
             ConnectionFailed: The block can't be decoded.
             StreamFailed, RequestRejected: See :meth:`HeadReader.read`.
         """
-        key, target = b"", b""
-        if ended and self._templates:
-            key, target = _without_target(block)
-            template = self._templates.get(key)
-            if template is not None:
-                return self._reader.with_target(template, _target(target))
-        fields, meanings, size = self._decode(block)
-        self._reader.check_size(fields, size)
-        read = self._reader.read(fields, meanings, ended=ended)
-        if ended and not self._decoder.changed and len(block) <= _MOST_BLOCK_BYTES:
-            self._keep(block, read, key or _without_target(block)[0])
-        return read
+        decoder, reader = self._decoder, self._reader
+        keeps = ended and len(block) <= _MOST_BLOCK_BYTES
+        if keeps and self._rests:
+            rest, target = _without_target(block)
+            if template := self._rests.get(rest):
+                return reader.fill(template, [(b":path", _target(target))])
+        shape, literals = self._decode(block)
+        if keeps and (template := self._shapes.get(shape)):
+            if not decoder.changed:
+                self._keep_rest(block, template)
+            return reader.fill(template, literals)
+        most_bytes = decoder.most_bytes(shape, block)
+        fields, meanings = decoder.expand(shape, literals)
+        reader.check_size(fields, most_bytes)
+        head = reader.read(fields, meanings, ended=ended)
+        if keeps and len(literals) <= _MOST_LITERALS:
+            new = reader.template_of(head, fields, meanings, spelled_out(shape))
+            if new and reader.is_small(most_bytes + 2 * _MOST_BLOCK_BYTES):
+                decoder.keep(shape)
+                _keep(self._shapes, shape, new)
+                if not decoder.changed:
+                    self._keep_rest(block, new)
+        if keeps and not decoder.changed:
+            _keep(self.known, block, head)
+        return head
+
+    def _keep_rest(self, block: bytes, template: HeadTemplate) -> None:
+        """Keep what looks like a block but for the target, if it is the same else."""
+        if template.target_alone:
+            rest, _ = _without_target(block)
+            if rest:
+                _keep(self._rests, rest, template)
 
     def read_trailers(self, block: bytes) -> bool:
         """
@@ -97,19 +124,9 @@ class RequestBlocks:
         Raises:
             ConnectionFailed: The block can't be decoded.
         """
-        return are_trailers(self._decode(block)[1])
+        return are_trailers(self._decoder.expand(*self._decode(block))[1])
 
-    def _keep(self, block: bytes, read: ReadHead, key: bytes) -> None:
-        """Keep a head for the next time, and for others which look like it."""
-        if len(self.known) >= _MOST_HEADS:
-            self.known.clear()
-        self.known[block] = read
-        if key:
-            if len(self._templates) >= _MOST_HEADS:
-                self._templates.clear()
-            self._templates[key] = read
-
-    def _decode(self, block: bytes) -> tuple[list[Header], bytearray, int]:
+    def _decode(self, block: bytes) -> tuple[bytes, list[Header]]:
         """Decode a block, and forget what others meant if it changes the table."""
         decoder = self._decoder
         decoder.changed = False
@@ -118,10 +135,20 @@ class RequestBlocks:
         except HPACKError as error:
             # RFC 9113 section 4.3: the connection's compression state is lost.
             raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        if decoder.changed and self.known:
+        if decoder.changed:
             self.known.clear()
-            self._templates.clear()
+            self._rests.clear()
+            if decoder.outdated:
+                self._shapes.clear()
+                decoder.outdated = False
         return decoded
+
+
+def _keep(kept: dict[bytes, _Kept], key: bytes, value: _Kept) -> None:
+    """Keep what may come again, among a few others."""
+    if len(kept) >= _MOST_HEADS:
+        kept.clear()
+    kept[key] = value
 
 
 def _without_target(block: bytes) -> tuple[bytes, bytes]:

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from daphne_like.protocols.http2 import HTTP2Protocol
-    from daphne_like.protocols.http2_heads import Priority
     from daphne_like.protocols.interfaces import (
         Header,
+        Priority,
         RequestHead,
         ResponseHead,
         Stream,

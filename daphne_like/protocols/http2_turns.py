@@ -16,8 +16,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from daphne_like.protocols.http2_heads import Priority
     from daphne_like.protocols.http2_stream import HTTP2Stream
+    from daphne_like.protocols.interfaces import Priority
 
 __all__ = ["Turns"]
 
