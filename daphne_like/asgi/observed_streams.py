@@ -16,7 +16,7 @@ from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.websocket_stream import WebSocketStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from daphne_like.asgi.exchange import ExchangeContext
     from daphne_like.asgi.types import Message
@@ -64,6 +64,15 @@ class _CountedWebSocket(WebSocketStream):
     """Counts messages, and their bytes."""
 
     __slots__ = ()
+
+    @property
+    def write_frame(self) -> Callable[[bytes], None] | None:
+        """None, so that small messages are counted, too."""
+        return None
+
+    @write_frame.setter
+    def write_frame(self, write: Callable[[bytes], None] | None) -> None:
+        pass
 
     def message_received(self, message: str | bytes) -> None:
         metrics = self._context.metrics

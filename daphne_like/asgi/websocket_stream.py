@@ -27,12 +27,17 @@ from daphne_like.asgi.exchange import Exchange, ExchangeState
 from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.scope import websocket_scope
 from daphne_like.errors import InvalidMessage, RequestRejected
-from daphne_like.protocols.websocket import WebSocketConnection
+from daphne_like.protocols.websocket import (
+    BINARY,
+    SMALL_HEADS,
+    TEXT,
+    WebSocketConnection,
+)
 from daphne_like.protocols.websocket_deflate import Deflate, negotiate
 from daphne_like.protocols.websocket_handshake import read_handshake
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from daphne_like.asgi.drain_notice import DrainNotice
     from daphne_like.asgi.exchange import ExchangeContext
@@ -64,6 +69,9 @@ _NEVER_SENT = frozenset((1004, 1005, 1006, 1015))
 # Extensions which each WebSocket can use.
 _EXTENSIONS = ("daphne_like.draining", "websocket.http.response")
 
+_TEXT_HEADS, _BINARY_HEADS = SMALL_HEADS[TEXT], SMALL_HEADS[BINARY]
+_SMALL_BYTES = len(_TEXT_HEADS)
+
 # Fields of the answer to a handshake which are the server's.
 _OURS = frozenset((b"connection", b"content-length", b"upgrade"))
 
@@ -91,6 +99,10 @@ class WebSocketStream(Exchange):
     The way in: messages wait in ``_messages`` until ``receive()`` takes them;
     above the mark the connection pauses. The way out: ``send()`` hands each
     message on and, while the connection is congested, waits until it has drained.
+
+    Attributes:
+        write_frame: See
+            :class:`~daphne_like.protocols.websocket.WebSocketUser`.
     """
 
     __slots__ = (
@@ -104,6 +116,7 @@ class WebSocketStream(Exchange):
         "_unread_bytes",
         "_websocket",
         "_websockets",
+        "write_frame",
     )
 
     def __init__(
@@ -120,6 +133,7 @@ class WebSocketStream(Exchange):
         self._denial: HTTPStream | None = None
         self._handshake: Handshake | None = None
         self._websocket: WebSocketConnection | None = None
+        self.write_frame: Callable[[bytes], None] | None = None
         self._connect_told = False
         self._messages: deque[str | bytes] = deque()
         self._unread_bytes = 0
@@ -292,17 +306,32 @@ class WebSocketStream(Exchange):
             InvalidMessage: ASGI forbids the message here.
             ClientDisconnected: Nobody will get it.
         """
-        # The way of all but the first and the last, without a look at the table.
-        if (
-            self._state is _OPEN
-            and type(message) is dict
-            and message.get("type") == "websocket.send"
-        ):
-            pending = self._send_message(message)
-            if pending is not None:
+        is_message = type(message) is dict and message.get("type") == "websocket.send"
+        write = self.write_frame
+        if is_message and write is not None:
+            # In a broadcast each object that is looked at has left the processor's
+            # cache since it was last; so for small messages there is no other one.
+            text, data = message.get("text"), message.get("bytes")
+            heads = _BINARY_HEADS
+            if data is None and type(text) is str and len(text) < _SMALL_BYTES:
+                text, data, heads = None, _as_text(text), _TEXT_HEADS
+            if text is None and type(data) is bytes and len(data) < _SMALL_BYTES:
+                write(heads[len(data)] + data)
+                if self.write_frame is None and (pending := self._drained()):
+                    await pending
+                return
+        if is_message and self._state is _OPEN:
+            if pending := self._send_message(message):
                 await pending
         else:
             await super().send(message)
+
+    def _drained(self) -> Awaitable[None] | None:
+        """Return what the application is to wait for, if the client is slower."""
+        websocket = self._websocket
+        if websocket is not None and websocket.congested:
+            return websocket.tunnel.drained()
+        return None
 
     def _send_message(self, message: Message) -> Awaitable[None] | None:
         """Send text or bytes (websocket.send)."""
@@ -317,7 +346,7 @@ class WebSocketStream(Exchange):
             websocket.send(_as_text(text), True)
         else:
             raise InvalidMessage("websocket.send: either text or bytes, not both")
-        return websocket.tunnel.drained() if websocket.congested else None
+        return self._drained()
 
     def _close(self, message: Message) -> None:
         """Begin the closing handshake (websocket.close)."""

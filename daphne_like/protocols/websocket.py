@@ -35,24 +35,31 @@ if TYPE_CHECKING:
     from daphne_like.protocols.websocket_deflate import Deflate
     from daphne_like.settings import WebSocketSettings
 
-__all__ = ["WebSocketConnection", "WebSocketContext", "WebSocketUser"]
+__all__ = [
+    "BINARY",
+    "SMALL_HEADS",
+    "TEXT",
+    "WebSocketConnection",
+    "WebSocketContext",
+    "WebSocketUser",
+]
 
 # First bytes of whole frames (RFC 6455 section 5.2): FIN, then the opcode.
-_TEXT, _BINARY, _PONG = 0x81, 0x82, 0x8A
+TEXT, BINARY, _PONG = 0x81, 0x82, 0x8A
 # RSV1 says that the message is compressed (RFC 7692 section 6).
 _COMPRESSED = 0x40
 
 _PING = b"\x89\x00"
 _PONG_HEADS = [bytes((_PONG, size)) for size in range(126)]
 
-# Heads of frames whose length fits in the second byte.
-_SMALL_HEADS = {
+# Those whose length fits in the second byte, by first byte and length.
+SMALL_HEADS = {
     first: [bytes((first, size)) for size in range(126)]
     for first in (
-        _TEXT,
-        _BINARY,
-        _TEXT | _COMPRESSED,
-        _BINARY | _COMPRESSED,
+        TEXT,
+        BINARY,
+        TEXT | _COMPRESSED,
+        BINARY | _COMPRESSED,
     )
 }
 
@@ -67,7 +74,17 @@ _LINGER_TIMEOUT = 2.0
 
 
 class WebSocketUser(Protocol):
-    """Who is told what a connection receives."""
+    """
+    Who is told what a connection receives, and sends what it likes.
+
+    Attributes:
+        write_frame: Writes the frame of a message, if that needs no more than one of
+            the :data:`SMALL_HEADS`, without a call of :meth:`WebSocketConnection.send`.
+            The connection sets it, to ``None`` while messages have to take the
+            usual way.
+    """
+
+    write_frame: Callable[[bytes], None] | None
 
     def message_received(self, message: str | bytes) -> None:
         """Take a whole message."""
@@ -225,6 +242,13 @@ class WebSocketConnection:
             self._expiry = now + settings.websocket_timeout
         self._deadline = now + (settings.ping_interval or inf)
         self._watch()
+        self._share_writing()
+
+    def _share_writing(self) -> None:
+        """Let the user write frames, as long as nothing else has to be thought of."""
+        none_compressed = self._least_compressed >= len(SMALL_HEADS[TEXT])
+        free = none_compressed and not (self.closing or self.congested)
+        self._user.write_frame = self._write if free else None
 
     # -- Bytes in ------------------------------------------------------------
 
@@ -321,14 +345,14 @@ class WebSocketConnection:
             if finish > end or size > self._most_bytes:
                 break
             payload = self._unmask(data[body:finish], data[body - 4 : body])
-            if first == _TEXT:
+            if first == TEXT:
                 try:
                     message: str | bytes = payload.decode()
                 except UnicodeDecodeError:
                     break
-            elif first == _BINARY:
+            elif first == BINARY:
                 message = payload
-            elif first & ~_COMPRESSED in _SMALL_HEADS and self._deflate is not None:
+            elif first & ~_COMPRESSED in SMALL_HEADS and self._deflate is not None:
                 try:
                     message = self._inflate(first, payload)
                 except UnicodeDecodeError:
@@ -351,7 +375,7 @@ class WebSocketConnection:
     def _inflate(self, first: int, payload: bytes) -> str | bytes:
         assert self._deflate is not None
         message = self._deflate.inflate(payload)
-        return message.decode() if first == _TEXT | _COMPRESSED else message
+        return message.decode() if first == TEXT | _COMPRESSED else message
 
     def _pass_on(self, piece: bytes) -> None:
         """Give Autobahn bytes of one frame, and take it back when it is done."""
@@ -418,6 +442,7 @@ class WebSocketConnection:
     def _forget(self, code: int, reason: str) -> None:
         """Let go of all that an ended connection doesn't need."""
         self._ended = self.closing = True
+        self._share_writing()
         self._hold(b"", 0)
         self._frame_rest = 0
         self._deadline = self._expiry = inf
@@ -430,6 +455,7 @@ class WebSocketConnection:
         """Learn that nothing can be read or written any more."""
         self._send_deadline = inf
         self._is_lost = True
+        self._user.write_frame = None
         # What the peer sent before it left is worth having, and so is its Close.
         self._write = _nowhere
         self.paused = False
@@ -451,6 +477,7 @@ class WebSocketConnection:
             self._unsent_bytes = self.tunnel.unsent_bytes()
             self._send_deadline = self._wheel.clock() + timeout
             self._watch()
+        self._share_writing()
 
     def drain(self) -> None:
         """Close, for the server stops; in time, if not now."""
@@ -467,14 +494,14 @@ class WebSocketConnection:
             payload: The message.
             text: Whether it is text, in UTF-8.
         """
-        first, size = _TEXT if text else _BINARY, len(payload)
+        first, size = TEXT if text else BINARY, len(payload)
         if size >= self._least_compressed:
             assert self._deflate is not None
             first |= _COMPRESSED
             payload = self._deflate.compress(payload)
             size = len(payload)
         if size < 126:
-            self._write(_SMALL_HEADS[first][size] + payload)
+            self._write(SMALL_HEADS[first][size] + payload)
         elif size <= _JOIN_BYTES:
             self._write(_medium_head(first, 126, size) + payload)
         else:
@@ -491,6 +518,7 @@ class WebSocketConnection:
 
     def _send_close(self, code: int, reason: str) -> None:
         self.closing = True
+        self._share_writing()
         self._deadline = inf  # no Ping may follow
         autobahn = self._autobahn or self._borrow()
         autobahn.send_close(code, reason)

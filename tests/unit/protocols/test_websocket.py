@@ -121,6 +121,7 @@ class Scene:
         self.ended: tuple[int, str] | None = None
         self.pause_at = inf
         self.is_patient = False
+        self.write_frame: Callable[[bytes], None] | None = None
         self.connection = WebSocketConnection(
             self.context, self, Deflate(deflate, settings) if deflate else None
         )
