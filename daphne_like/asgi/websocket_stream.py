@@ -71,6 +71,8 @@ _EXTENSIONS = ("daphne_like.draining", "websocket.http.response")
 
 _TEXT_HEADS, _BINARY_HEADS = SMALL_HEADS[TEXT], SMALL_HEADS[BINARY]
 _SMALL_BYTES = len(_TEXT_HEADS)
+# The last small message, and its frame: many get the same one in a broadcast.
+_latest: list[tuple[object, bytes]] = [(None, b"")]
 
 # Fields of the answer to a handshake which are the server's.
 _OURS = frozenset((b"connection", b"content-length", b"upgrade"))
@@ -311,12 +313,16 @@ class WebSocketStream(Exchange):
         if is_message and write is not None:
             # In a broadcast each object that is looked at has left the processor's
             # cache since it was last; so for small messages there is no other one.
-            text, data = message.get("text"), message.get("bytes")
-            heads = _BINARY_HEADS
-            if data is None and type(text) is str and len(text) < _SMALL_BYTES:
-                text, data, heads = None, _as_text(text), _TEXT_HEADS
-            if text is None and type(data) is bytes and len(data) < _SMALL_BYTES:
-                write(heads[len(data)] + data)
+            text, content = message.get("text"), message.get("bytes")
+            if content is None:
+                content = text if type(text) is str else None
+            elif text is not None or type(content) is not bytes:
+                content = None
+            known, frame = _latest[0]
+            if content is not known:
+                frame = _small_frame(content)
+            if frame:
+                write(frame)
                 if self.write_frame is None and (pending := self._drained()):
                     await pending
                 return
@@ -477,6 +483,21 @@ class WebSocketStream(Exchange):
         """Name the WebSocket in a log line: path and age."""
         path = self.head.target.partition(b"?")[0].decode("ascii", "backslashreplace")
         return f"WebSocket {path}, {self.duration:.1f} s old"
+
+
+def _small_frame(content: str | bytes | None) -> bytes:
+    """Make the frame of a small message, and keep it; return nothing for others."""
+    if content is None or len(content) >= _SMALL_BYTES:
+        return b""
+    if type(content) is bytes:
+        frame = _BINARY_HEADS[len(content)] + content
+    else:
+        data = _as_text(content)
+        if len(data) >= _SMALL_BYTES:
+            return b""
+        frame = _TEXT_HEADS[len(data)] + data
+    _latest[0] = content, frame
+    return frame
 
 
 def _as_text(content: object) -> bytes:

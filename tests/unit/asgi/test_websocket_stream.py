@@ -439,6 +439,42 @@ def test_messages_which_are_none(opened: ServedWebSocket, content: Any) -> None:
     assert ["fine"] == opened.said
 
 
+def test_the_same_message_for_many(serve: Serve) -> None:
+    """A broadcast sends one object to all, and others of the same value."""
+    members = [serve(), serve()]
+    content = "aü", b"ab", "x" * 125, b"x" * 125
+    for member in members:
+        member.accept()
+    for one in content:
+        key = "text" if isinstance(one, str) else "bytes"
+        for member in members * 2:
+            member.app.send({"type": "websocket.send", key: one})
+            # What was sent is no excuse for the wrong key.
+            with pytest.raises(InvalidMessage):
+                member.app.send(
+                    {"type": "websocket.send", {"text": "bytes"}.get(key, "text"): one}
+                )
+
+    twice = [one for one in content for _ in range(2)]
+    assert [twice, twice] == [member.said for member in members]
+
+
+@pytest.mark.parametrize("least", [0, 3, 125, 126])
+def test_small_messages_may_be_compressed_too(serve: Serve, least: int) -> None:
+    """From the size on that was asked for."""
+    offer = handshake(b"/", (b"sec-websocket-extensions", b"permessage-deflate"))
+    served = serve(offer, websocket={"ws_deflate_min_size": least})
+    served.accept()
+    sizes = (0, 2, 3, 4, 124, 125, 126, 127)
+    for size in sizes:
+        served.app.send(
+            text("a" * size), {"type": "websocket.send", "bytes": b"a" * size}
+        )
+
+    compressed = [bool(sent.rsv) for sent in served.frames]
+    assert [size >= least for size in sizes for _ in range(2)] == compressed
+
+
 @pytest.mark.parametrize("message", [ACCEPT, {"type": "http.response.start"}, {}, 3])
 def test_messages_at_the_wrong_time(opened: ServedWebSocket, message: Any) -> None:
     """The error says what ASGI expects."""
@@ -486,6 +522,20 @@ def test_an_application_faster_than_the_client(opened: ServedWebSocket) -> None:
 
     assert sending.done()
     assert 4 == len(opened.said)
+
+
+def test_small_messages_wait_for_a_slow_client_too(opened: ServedWebSocket) -> None:
+    """However small they are: so many fill a transport."""
+    opened.transport.stop_reading()
+    sending = opened.app.begin_send(*[text("x" * 100)] * 2000)
+    assert not sending.done()
+    waiting = len(opened.said)
+    opened.transport.read_on()
+    opened.loop.settle()
+
+    assert waiting < 1000
+    assert sending.done()
+    assert 2000 == len(opened.said)
 
 
 def test_a_client_that_never_reads_is_cut(serve: Serve) -> None:

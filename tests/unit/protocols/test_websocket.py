@@ -1241,6 +1241,30 @@ def test_no_pong_follows_our_close() -> None:
     assert [CLOSE] == [sent.opcode for sent in scene.frames]
 
 
+def test_the_user_writes_frames_only_while_nothing_else_matters() -> None:
+    """Not while the peer is slow, nor behind a Close frame or the end."""
+    scenes = [
+        Scene(),
+        Scene(),
+        Scene(),
+        Scene(replace(SMALL, ws_deflate_min_size=99), DEFLATE),
+    ]
+    slow, closed, lost, _ = scenes
+    writes = [scene.write_frame for scene in scenes]
+    slow.connection.congestion_changed(congested=True)
+    closed.connection.close(1000, "")
+    lost.connection.connection_lost()
+
+    assert [True, True, True, False] == [write is not None for write in writes]
+    assert [None] * 4 == [scene.write_frame for scene in scenes]
+
+    for scene in scenes[:2]:
+        scene.connection.congestion_changed(congested=False)
+
+    assert writes[0] == slow.write_frame
+    assert closed.write_frame is None
+
+
 # -- Deadlines -------------------------------------------------------------------------
 
 QUIET = replace(SMALL, ping_interval=0.0, websocket_timeout=0.0)
