@@ -49,8 +49,9 @@ def targets(count: int) -> Iterator[str]:
         yield f"{PATH_PREFIX}{section}/{page}?id={number}&view=full&token={token}"
 
 
-def cookies(count: int) -> Iterator[str]:
-    """Yield different cookies, the same ones in each run."""
+def cookies(count: int, new_parts: int) -> Iterator[str]:
+    """Yield cookies of which one or two parts are new, the same ones in each run."""
     chosen = random.Random(1)
     for number in range(count):
-        yield f"{COOKIE}; visit={number}; trace={chosen.getrandbits(64):016x}"
+        trace = f"trace={chosen.getrandbits(64):016x}"
+        yield "; ".join([COOKIE, f"visit={number}", trace][:: 3 - new_parts])

@@ -1,5 +1,5 @@
 """
-Load over HTTP/2 and TLS as a browser's, with address and cookie new each time.
+Load over HTTP/2 and TLS as a browser's; address and parts of the cookie are new each time.
 
 ``h2load`` sends the same fields always; this client has its requests encoded before
 the load. Cookies travel in crumbs (RFC 9113 section 8.2.3), each a field of its own,
@@ -82,7 +82,7 @@ async def load(options: argparse.Namespace) -> dict[str, object]:
                 *(("cookie", crumb) for crumb in cookie.split("; ")),
             ]
             for target, cookie in zip(
-                targets(_REQUESTS), cookies(_REQUESTS), strict=True
+                targets(_REQUESTS), cookies(_REQUESTS, options.new_parts), strict=True
             )
         ],
         "https",
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--new-parts", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seconds", type=int, default=5)
     options = parser.parse_args()
     print(json.dumps(uvloop.run(load(options))))

@@ -54,7 +54,7 @@ def apply_load(
     workload: Workload, port: int, cpu: int, connections: int, seconds: int
 ) -> Load:
     """Repeat the workload's request on keep-alive connections for ``seconds``."""
-    if workload.http2 and workload.browser != "cookies":
+    if workload.http2 and not workload.new_parts:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
             h2load = H2Load(workload, port, Path(directory))
             output, busy = _run(h2load.command(connections, seconds), cpu, seconds)
@@ -112,6 +112,7 @@ def _http2_command(
         f"--port={port}",
         f"--connections={connections}",
         f"--streams={workload.streams}",
+        f"--new-parts={workload.new_parts}",
         f"--seconds={seconds}",
     ]
 

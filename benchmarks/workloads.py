@@ -5,7 +5,6 @@ What is asked of each server.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from benchmarks.applications import BODY_OF_16K, LARGE_BODY, SMALL_BODY
 from benchmarks.browser import PATH_PREFIX
@@ -46,11 +45,11 @@ class Workload:
     streams: int = 0
     """With HTTP/2: requests open at a time on each connection; 0 is HTTP/1.1."""
 
-    browser: Literal["", "targets", "cookies"] = ""
-    """
-    Requests have the fields of a browser, and the address changes with each,
-    or the cookie as well.
-    """
+    browser: bool = False
+    """Requests have the fields of a browser, and the address changes with each."""
+
+    new_parts: int = 0
+    """So many parts of the cookie change as well; at most two."""
 
     loaded: bool = True
     """False: start the server, get one answer, and read its memory."""
@@ -109,7 +108,8 @@ def _http2(
     expected: bytes = SMALL_BODY,
     *,
     tls: bool = True,
-    browser: Literal["", "targets", "cookies"] = "",
+    browser: bool = False,
+    new_parts: int = 0,
 ) -> Workload:
     return Workload(
         name,
@@ -121,6 +121,7 @@ def _http2(
         connections=16,
         streams=16,
         browser=browser,
+        new_parts=new_parts,
     )
 
 
@@ -164,13 +165,21 @@ WORKLOADS = {
             "h2-browser",
             "a browser's GET, new address each time",
             f"{PATH_PREFIX}start",
-            browser="targets",
+            browser=True,
         ),
         _http2(
             "h2-browser-cookie",
-            "a browser's GET, new address and cookie each time",
+            "a browser's GET, new address and part of the cookie each time",
             f"{PATH_PREFIX}start",
-            browser="cookies",
+            browser=True,
+            new_parts=1,
+        ),
+        _http2(
+            "h2-browser-cookies",
+            "a browser's GET, new address and two new parts of the cookie each time",
+            f"{PATH_PREFIX}start",
+            browser=True,
+            new_parts=2,
         ),
         _http2("h2-16k", "GET, 16 KB", "/16k", BODY_OF_16K),
         Workload(
