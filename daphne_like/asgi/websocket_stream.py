@@ -71,8 +71,10 @@ _EXTENSIONS = ("daphne_like.draining", "websocket.http.response")
 
 _TEXT_HEADS, _BINARY_HEADS = SMALL_HEADS[TEXT], SMALL_HEADS[BINARY]
 _SMALL_BYTES = len(_TEXT_HEADS)
-# The last small message, and its frame: many get the same one in a broadcast.
-_latest: list[tuple[object, bytes]] = [(None, b"")]
+# A message has its type, and a content. The last small one: its key, and its frame,
+# since many get the same one in a broadcast.
+_USUAL_KEYS = 2
+_latest: list[tuple[str, object, bytes]] = [("bytes", b"", _BINARY_HEADS[0])]
 
 # Fields of the answer to a handshake which are the server's.
 _OURS = frozenset((b"connection", b"content-length", b"upgrade"))
@@ -313,14 +315,9 @@ class WebSocketStream(Exchange):
         if is_message and write is not None:
             # In a broadcast each object that is looked at has left the processor's
             # cache since it was last; so for small messages there is no other one.
-            text, content = message.get("text"), message.get("bytes")
-            if content is None:
-                content = text if type(text) is str else None
-            elif text is not None or type(content) is not bytes:
-                content = None
-            known, frame = _latest[0]
-            if content is not known:
-                frame = _small_frame(content)
+            key, content, frame = _latest[0]
+            if message.get(key) is not content or len(message) != _USUAL_KEYS:
+                frame = _small_frame(message)
             if frame:
                 write(frame)
                 if self.write_frame is None and (pending := self._drained()):
@@ -485,19 +482,20 @@ class WebSocketStream(Exchange):
         return f"WebSocket {path}, {self.duration:.1f} s old"
 
 
-def _small_frame(content: str | bytes | None) -> bytes:
+def _small_frame(message: Message) -> bytes:
     """Make the frame of a small message, and keep it; return nothing for others."""
-    if content is None or len(content) >= _SMALL_BYTES:
-        return b""
-    if type(content) is bytes:
-        frame = _BINARY_HEADS[len(content)] + content
-    else:
-        data = _as_text(content)
-        if len(data) >= _SMALL_BYTES:
-            return b""
-        frame = _TEXT_HEADS[len(data)] + data
-    _latest[0] = content, frame
-    return frame
+    text, data = message.get("text"), message.get("bytes")
+    if text is None and type(data) is bytes and len(data) < _SMALL_BYTES:
+        frame = _BINARY_HEADS[len(data)] + data
+        _latest[0] = "bytes", data, frame
+        return frame
+    if data is None and type(text) is str and len(text) < _SMALL_BYTES:
+        data = _as_text(text)
+        if len(data) < _SMALL_BYTES:
+            frame = _TEXT_HEADS[len(data)] + data
+            _latest[0] = "text", text, frame
+            return frame
+    return b""
 
 
 def _as_text(content: object) -> bytes:

@@ -450,11 +450,11 @@ def test_the_same_message_for_many(serve: Serve) -> None:
         key = "text" if isinstance(one, str) else "bytes"
         for member in members * 2:
             member.app.send({"type": "websocket.send", key: one})
-            # What was sent is no excuse for the wrong key.
-            with pytest.raises(InvalidMessage):
-                member.app.send(
-                    {"type": "websocket.send", {"text": "bytes"}.get(key, "text"): one}
-                )
+            # What was sent is no excuse for the wrong key, nor for both.
+            other = {"text": "bytes"}.get(key, "text")
+            for wrong in ({other: one}, {key: one, other: one}):
+                with pytest.raises(InvalidMessage):
+                    member.app.send({"type": "websocket.send", **wrong})
 
     twice = [one for one in content for _ in range(2)]
     assert [twice, twice] == [member.said for member in members]
