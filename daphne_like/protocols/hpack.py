@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from daphne_like.protocols.interfaces import Header
 
@@ -144,13 +144,14 @@ _REPEATED = frozenset(
     }
 )
 _MOST_REPEATED = 512
-# By the first byte of another literal its name, if it is static and takes no further byte.
-_NAMES = [
-    _STATIC[(byte & mask) - 1][0]
+# By the first byte of another literal the index of its name, if it is static and takes
+# no further byte.
+_INDEX_OF_NAME = [
+    byte & mask
     if (byte < 0x20 or 0x40 <= byte < 0x80)
     and byte not in _REPEATED
-    and 0 < byte & mask < min(mask, 62)
-    else b""
+    and byte & mask < min(mask, _FIRST_DYNAMIC)
+    else 0
     for byte in range(256)
     for mask in [0x3F if byte & 0x40 else 0x0F]
 ]
@@ -166,10 +167,21 @@ class StaticTable:
 
     Args:
         read_field: Tells what a field means, below 16; called once for each literal.
+        certain: Names of fields which mean the same whatever their values are.
     """
 
-    def __init__(self, read_field: Callable[[bytes, bytes], int]) -> None:
+    def __init__(
+        self,
+        read_field: Callable[[bytes, bytes], int],
+        certain: Container[bytes] = (),
+    ) -> None:
         self.read_field = read_field
+        # By first bytes of literals: the name, and the meaning if that is certain.
+        self.names: list[tuple[bytes, int | None]] = []
+        for index in _INDEX_OF_NAME:
+            name, value = _STATIC[index - 1] if index else (b"", b"")
+            meaning = read_field(name, value) if name in certain else None
+            self.names.append((name, meaning))
         self.fields: list[Header | None] = [None, *_STATIC]
         self.fields += [None] * (256 - len(self.fields))
         meanings = bytearray(256)
@@ -201,8 +213,8 @@ class Decoder:
         static: The table's first part, which also reads fields.
 
     Attributes:
-        changed: The table has changed since this was last set to ``False``:
-            the same bytes may mean something else than before.
+        changed: The last block has changed the table: the same bytes may mean something
+            else than before.
         outdated: What was kept by its shape since this was last set to ``False`` may
             mean something else than before.
     """
@@ -215,6 +227,7 @@ class Decoder:
         "_largest",
         "_limit",
         "_meanings",
+        "_names",
         "_next",
         "_read_field",
         "_sizes",
@@ -225,6 +238,7 @@ class Decoder:
 
     def __init__(self, static: StaticTable) -> None:
         self._static = static
+        self._names = static.names
         self._read_field = static.read_field
         # By their places.
         self._fields = [*static.fields]
@@ -262,6 +276,7 @@ class Decoder:
         literals: list[Header] = []
         settled = position = 0
         end = len(block)
+        self.changed = False
         try:
             while position < end:
                 byte = block[position]
@@ -277,7 +292,7 @@ class Decoder:
                         shape.append(self._place_of(index))
                     continue
                 # Section 6.2: literals; those of the first kind are added to the table.
-                name = _NAMES[byte]
+                name, meaning = self._names[byte]
                 if name and (length := block[position + 1]) & 0x7F < 0x7F:
                     start = position + 2
                     position = start + (length & 0x7F)
@@ -285,7 +300,8 @@ class Decoder:
                     if length >= 0x80:
                         value = huffman_decode(value)
                     field = name, value
-                    meaning = self._read_field(name, value)
+                    if meaning is None:
+                        meaning = self._read_field(name, value)
                 elif byte & 0xE0 == 0x20:
                     if shape:
                         raise HPACKError("the table's size changes within a block")

@@ -115,9 +115,6 @@ def read_field(name: bytes, value: bytes) -> int:
         if not _NAME.fullmatch(name):
             return _MALFORMED
         meaning = _UNDERSCORE if b"_" in name else _PLAIN
-    elif meaning == _PATH:
-        # With it all that a target may not hold is looked for at once, later.
-        return _PATH
     # RFC 9113 section 8.2.1: no NUL, CR, LF, and no blank at either end. This is much
     # faster than a pattern, and done for each new value.
     if _NUL in value or _CR in value or _LF in value or value.strip(b" \t") != value:
@@ -127,7 +124,8 @@ def read_field(name: bytes, value: bytes) -> int:
     return meaning
 
 
-STATIC_TABLE = StaticTable(read_field)
+# Whatever a target may not hold is looked for at once, when a head is made.
+STATIC_TABLE = StaticTable(read_field, certain=(b":path",))
 
 
 def are_trailers(meanings: bytes | bytearray) -> bool:

@@ -129,7 +129,6 @@ class RequestBlocks:
     def _decode(self, block: bytes) -> tuple[bytes, list[Header]]:
         """Decode a block, and forget what others meant if it changes the table."""
         decoder = self._decoder
-        decoder.changed = False
         try:
             decoded = decoder.decode(block)
         except HPACKError as error:
