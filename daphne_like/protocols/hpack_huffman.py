@@ -184,26 +184,12 @@ def _find_ends() -> frozenset[bytes]:
 
 _ENDS = _find_ends()
 _END_SYMBOLS = 3
+# States of zlib between two strings; one that has met an error isn't put back. More than
+# one if threads need them at a time.
+_spare: list[Any] = []
 # A string has at most this many symbols for each byte, and zlib is told so: otherwise
 # it would get room for 32 KB each time.
 _MOST_SYMBOLS = 2
-
-
-class _Block:
-    """
-    What zlib reads strings with; one for all, as it reads each in one call.
-
-    Attributes:
-        state: Behind the last string; another one is taken after an error.
-    """
-
-    __slots__ = ("state",)
-
-    def __init__(self) -> None:
-        self.state = _BLOCK.copy()
-
-
-_block = _Block()
 
 
 def huffman_decode(data: bytes) -> bytes:
@@ -213,18 +199,20 @@ def huffman_decode(data: bytes) -> bytes:
     Raises:
         HuffmanError: It holds EOS, or its padding is too long or not of ones.
     """
-    state = _block.state
     try:
-        text: bytes = state.decompress(
+        block = _spare.pop()
+    except IndexError:
+        block = _BLOCK.copy()
+    try:
+        text: bytes = block.decompress(
             data.translate(_REVERSED) + _FILLER, _MOST_SYMBOLS * len(data) + 8
         )
     except zlib.error:
-        pass
-    else:
-        # What comes last could be in front of an end of the block, too.
-        if text[-_END_SYMBOLS:] in _ENDS and not state.eof:
-            return text[:-_END_SYMBOLS]
-    _block.state = _BLOCK.copy()
+        return _decode_bytewise(data)
+    # What comes last could be in front of an end of the block, too.
+    if text[-_END_SYMBOLS:] in _ENDS and not block.eof:
+        _spare.append(block)
+        return text[:-_END_SYMBOLS]
     return _decode_bytewise(data)
 
 
