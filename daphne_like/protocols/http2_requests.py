@@ -6,7 +6,7 @@ again as long as the decoder's table hasn't changed, and so does one that differ
 it in its target alone, but for the target. If the table has changed, or more is spelled
 out than the target, blocks of the same shape still have the same head but for that.
 
-Tests: ``tests/unit/protocols/test_http2.py``, ``test_http2_conformance.py``.
+Tests: ``tests/unit/protocols/test_http2_requests.py``.
 """
 
 from __future__ import annotations
@@ -85,34 +85,31 @@ class RequestBlocks:
         keeps = ended and len(block) <= _MOST_BLOCK_BYTES
         if keeps and self._rests:
             rest, target = _without_target(block)
-            if template := self._rests.get(rest):
+            if rest and (template := self._rests.get(rest)):
                 return reader.fill(template, [(b":path", _target(target))])
         shape, literals = self._decode(block)
-        if keeps and (template := self._shapes.get(shape)):
-            if not decoder.changed:
-                self._keep_rest(block, template)
-            return reader.fill(template, literals)
-        most_bytes = decoder.most_bytes(shape, block)
-        fields, meanings = decoder.expand(shape, literals)
-        reader.check_size(fields, most_bytes)
-        head = reader.read(fields, meanings, ended=ended)
-        if keeps and len(literals) <= _MOST_LITERALS:
-            new = reader.template_of(head, fields, meanings, spelled_out(shape))
-            if new and reader.is_small(most_bytes + 2 * _MOST_BLOCK_BYTES):
-                decoder.keep(shape)
-                _keep(self._shapes, shape, new)
-                if not decoder.changed:
-                    self._keep_rest(block, new)
+        template = self._shapes.get(shape) if keeps else None
+        if template is not None:
+            head = reader.fill(template, literals)
+        else:
+            most_bytes = decoder.most_bytes(shape, block)
+            fields, meanings = decoder.expand(shape, literals)
+            reader.check_size(fields, most_bytes)
+            head = reader.read(fields, meanings, ended=ended)
+            small = reader.is_small(most_bytes + 2 * _MOST_BLOCK_BYTES)
+            if keeps and small and len(literals) <= _MOST_LITERALS:
+                places = spelled_out(shape)
+                template = reader.template_of(head, fields, meanings, places)
+                if template is not None:
+                    decoder.keep(shape)
+                    _keep(self._shapes, shape, template)
         if keeps and not decoder.changed:
             _keep(self.known, block, head)
+            if template is not None and template.target_alone:
+                rest, _ = _without_target(block)
+                if rest:
+                    _keep(self._rests, rest, template)
         return head
-
-    def _keep_rest(self, block: bytes, template: HeadTemplate) -> None:
-        """Keep what looks like a block but for the target, if it is the same else."""
-        if template.target_alone:
-            rest, _ = _without_target(block)
-            if rest:
-                _keep(self._rests, rest, template)
 
     def read_trailers(self, block: bytes) -> bool:
         """

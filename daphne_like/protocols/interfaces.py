@@ -102,9 +102,8 @@ class RequestHead:
         expects_continue: The client waits for a 100 before it sends the body.
         accepts_trailers: The client said ``TE: trailers``.
         is_websocket: It asks for a WebSocket, whether rightly or not.
-        content_length: Bytes which the body is announced to have, and
-        priority: how urgent the client finds the response, as far as HTTP/2 wants to
-            know; -1 if it hasn't said.
+        content_length: Bytes which the body is announced to have, over HTTP/2; or -1.
+        priority: How urgent the client finds the response, over HTTP/2.
         parts: Decoded path, path as received and query, once somebody has asked
             for them.
         scope: What an application was told when the request came before,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
-from daphne_like.protocols.hpack import encode_literal
+from daphne_like.protocols.hpack import encode_integer, encode_literal
 from daphne_like.protocols.http2_frames import ErrorCode
 from daphne_like.protocols.http2_heads import HeadReader, read_field
 from daphne_like.protocols.http2_requests import RequestBlocks
@@ -200,6 +200,20 @@ def test_the_same_bytes_mean_something_else_when_the_table_has_changed(
             hosts.append(head.headers[0][1])
 
     assert [b"a.example"] * 3 + [b"b.example"] * 3 == hosts
+
+
+@pytest.mark.parametrize("path", [b"\x84", spelled_out(b":path", b"/a")])
+def test_a_request_is_known_again_after_the_table_has_changed(path: bytes) -> None:
+    """One that comes twice is looked up as a whole, whatever came before."""
+    blocks = RequestBlocks(LIMITS)
+    opening(blocks)
+    for number in range(3):
+        block = b"\x82\x87" + path + encode_integer(62 + number, 0x7F, 0x80)
+        first = blocks.read(block, ended=True)
+        assert first is blocks.known[block]
+        # Another request adds an entry.
+        blocks.read(block + spelled_out(b"x-id", b"%d" % number, kept=True), ended=True)
+        assert {} == blocks.known
 
 
 @given(st.integers(150, 210))
