@@ -216,7 +216,7 @@ class Decoder:
         changed: The last block has changed the table: the same bytes may mean something
             else than before.
         outdated: What was kept by its shape since this was last set to ``False`` may
-            mean something else than before.
+            mean something else than before, or count more.
     """
 
     __slots__ = (
@@ -405,9 +405,10 @@ class Decoder:
         while count > limit:
             count -= sizes.popleft()
         self._bytes = count
-        # max() takes three times as long.
-        if size > self._largest:  # noqa: PLR1730
+        if size > self._largest:
+            # A literal may take its name from here, and count more than it could.
             self._largest = size
+            self.outdated = True
         place = self._next
         if place in self._kept:
             self._kept.clear()

@@ -202,6 +202,22 @@ def test_the_same_bytes_mean_something_else_when_the_table_has_changed(
     assert [b"a.example"] * 3 + [b"b.example"] * 3 == hosts
 
 
+def test_names_out_of_the_table_count_too() -> None:
+    """Attack: six literals whose name is an entry of four kilobytes, by its index."""
+    blocks = RequestBlocks(HTTPSettings(limit_request_header=8192))
+    opening(blocks)
+
+    def ask(host: int, name: bytes) -> RequestHead:
+        before = b"\x82\x87\x84" + encode_integer(host, 0x7F, 0x80)
+        return blocks.read(before + 6 * (name + b"\x01v"), ended=True)
+
+    ask(62, b"\x00\x01n")
+    blocks.read_trailers(spelled_out(b"n" * 3900, b"", kept=True))
+    with pytest.raises(RequestRejected) as raised:
+        ask(63, encode_integer(62, 0x0F, 0))
+    assert 431 == raised.value.status
+
+
 @pytest.mark.parametrize("path", [b"\x84", spelled_out(b":path", b"/a")])
 def test_a_request_is_known_again_after_the_table_has_changed(path: bytes) -> None:
     """One that comes twice is looked up as a whole, whatever came before."""

@@ -201,6 +201,8 @@ def test_a_life(
         await system.until(lambda: made.phase == "ready")
         made.reload()
         await system.until(lambda: "The reload is over" in caplog.text)
+        # The last one that was replaced may still be on its way.
+        await system.until(lambda: len(made._workers) == 2)
         made.drain()
         phases.append(made.phase)
         made.reload()
