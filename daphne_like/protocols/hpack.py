@@ -104,6 +104,10 @@ _STATIC: tuple[Header, ...] = (
 _FIRST_DYNAMIC = 1 + len(_STATIC)
 _FIRST_MARK = 0xF0
 _DYNAMIC_PLACES = _FIRST_MARK - _FIRST_DYNAMIC
+# So many entries may be added before a place is taken again which was an entry's.
+_DEAD_PLACES = _DYNAMIC_PLACES - DEFAULT_TABLE_BYTES // _ENTRY_BYTES
+# When so many bytes were added, entries that are evicted are forgotten.
+_MOST_ADDED_BYTES = 16 * 1024
 # A block's byte is this one, if it is an index of one byte: there are at most so many.
 _INDEX_0 = 0x80
 _MOST_NAMED_BY_BYTE = 0xFF - _INDEX_0 - _FIRST_DYNAMIC
@@ -133,8 +137,9 @@ _INDEXES = [
 ]
 _INDEXES += _INDEXES[-1:] * (DEFAULT_TABLE_BYTES // _ENTRY_BYTES - _MOST_NAMED_BY_BYTE)
 # The first bytes of literals which are added to the table, and mostly are the same for
-# many requests and connections: those whose name is spelled out, or static, and neither
-# holds a secret nor what is new each time. So many of them are remembered.
+# many requests and connections: those whose name is spelled out, or static and not of
+# what is new each time, or secret. So many of them are remembered. If one with a name of
+# its own is a secret, a guess must hit all of it to be answered faster.
 _REPEATED = frozenset(
     {0x40}
     | {
@@ -166,7 +171,8 @@ class StaticTable:
     What all decoders begin with, which read fields in the same way.
 
     Args:
-        read_field: Tells what a field means, below 16; called once for each literal.
+        read_field: Tells what a field means, below 16; called for literals, but for
+            those which are known.
         certain: Names of fields which mean the same whatever their values are.
     """
 
@@ -220,6 +226,7 @@ class Decoder:
     """
 
     __slots__ = (
+        "_added_bytes",
         "_bytes",
         "_fields",
         "_indexes",
@@ -249,6 +256,8 @@ class Decoder:
         self._sizes: deque[int] = deque()
         self._bytes = 0
         self._limit = DEFAULT_TABLE_BYTES
+        # What was added since those that are evicted were forgotten.
+        self._added_bytes = 0
         # Indexes of one byte, of which there are more with each entry.
         self._indexes = _INDEXES[0]
         # The place that is taken next.
@@ -277,6 +286,8 @@ class Decoder:
         settled = position = 0
         end = len(block)
         self.changed = False
+        if self._added_bytes > _MOST_ADDED_BYTES:
+            self._forget_the_dead()
         try:
             while position < end:
                 byte = block[position]
@@ -310,7 +321,7 @@ class Decoder:
                 else:
                     field, meaning, position = self._read_literal(block, position)
                 if byte >= 0x40:
-                    if self._next in shape:
+                    if len(literals) - settled >= _DEAD_PLACES:
                         settled = self._settle(shape, literals, settled)
                     self._insert(field, meaning)
                 shape.append(_FIRST_MARK + meaning)
@@ -350,7 +361,7 @@ class Decoder:
 
     def _settle(self, shape: bytearray, literals: list[Header], since: int) -> int:
         """
-        Make a literal of what a block has named: its entry's place is taken again.
+        Make a literal of what a block has named, before its place may be taken again.
 
         Args:
             shape: Of the block as far as it was read.
@@ -399,7 +410,13 @@ class Decoder:
         self.changed = True
         size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
         sizes = self._sizes
+        if size > self._limit:
+            sizes.clear()
+            self._bytes = 0
+            self._indexes = _INDEXES[0]
+            return
         sizes.append(size)
+        self._added_bytes += size
         # Section 4.3: the oldest make room.
         count, limit = self._bytes + size, self._limit
         while count > limit:
@@ -417,6 +434,14 @@ class Decoder:
         self._meanings[place] = meaning
         self._next = _NEXT[place]
         self._indexes = _INDEXES[len(sizes)]
+
+    def _forget_the_dead(self) -> None:
+        """Let go of entries which were evicted; no shape that is in work names them."""
+        self._added_bytes = 0
+        count = len(self._sizes)
+        oldest = _FIRST_MARK - self._next + count
+        for place in _BACKWARDS[oldest : oldest + _DYNAMIC_PLACES - count]:
+            self._fields[place] = None
 
     def _resize(self, block: bytes, position: int) -> int:
         """Change the size of the table (sections 4.2 and 6.3)."""

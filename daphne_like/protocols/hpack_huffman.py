@@ -112,6 +112,8 @@ _prepare()
 
 def _fill(row: _Row) -> None:
     """Find what each byte leads to from a node."""
+    # At once in the end, since another thread may need the same row.
+    entries: list[Any] = []
     for byte in range(256):
         node, text = row.node, b""
         for shift in range(7, -1, -1):
@@ -127,9 +129,10 @@ def _fill(row: _Row) -> None:
         else:
             if id(node) not in _ROWS:
                 _ROWS[id(node)] = _Row(node, may_end=False)
-            row.append((text, _ROWS[id(node)]))
+            entries.append((text, _ROWS[id(node)]))
             continue
-        row.append(None)
+        entries.append(None)
+    row[:] = entries
 
 
 # -- By zlib (RFC 1951) ---------------------------------------------------------

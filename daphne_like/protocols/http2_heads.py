@@ -1,7 +1,7 @@
 """
 Header fields of HTTP/2 to request heads, checked.
 
-Each literal is looked at once, when the decoder meets it (:func:`read_field`). A client
+What is spelled out is looked at when the decoder meets it (:func:`read_field`). A client
 sends fields of the same meaning in the same order with every request, so where a head has
 what is worked out once for each such order, and known for all clients after that.
 

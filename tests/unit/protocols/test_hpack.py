@@ -258,6 +258,28 @@ def test_a_block_which_changes_the_table_all_the_way_through() -> None:
         assert oracle_decode(oracle, block) == decode(ours, block)
 
 
+@pytest.mark.parametrize("size", [3900, 20_000])
+def test_what_has_left_the_table_takes_no_memory(size: int) -> None:
+    """Attack: entries that push each other out, or are too large to be kept at all."""
+    ours = decoder()
+    for number in range(200):
+        decode(ours, added(b"x", b"%d" % number + b"v" * size))
+
+    held = sum(len(field[1]) for field in ours._fields if field)
+    assert held < 25_000
+
+
+def test_a_field_that_empties_the_table_counts_for_itself_alone() -> None:
+    """Others aren't measured with it from then on."""
+    ours = decoder()
+    before = ours.most_bytes(b"\x02", b"\x82")
+    decode(ours, added(b"x", b"v" * 20_000))
+
+    assert before == ours.most_bytes(b"\x02", b"\x82")
+    with pytest.raises(HPACKError):
+        ours.decode(b"\xbe")
+
+
 def choices() -> st.SearchStrategy[list[list[int]]]:
     """Blocks that name entries by age, or, below zero, add new ones."""
     return st.lists(
