@@ -113,8 +113,6 @@ _INDEX_0 = 0x80
 _MOST_NAMED_BY_BYTE = 0xFF - _INDEX_0 - _FIRST_DYNAMIC
 # So many are looked for at once, since mostly they come in a row.
 _MOST_IN_ROW = 32
-
-
 # The dynamic places twice around, backwards, as indexes count.
 _BACKWARDS = bytes(range(_FIRST_MARK - 1, _FIRST_DYNAMIC - 1, -1)) * 2
 

@@ -392,6 +392,7 @@ class HeadReader:
             headers = headers.copy()
         head = known.with_headers(headers)
         values = None
+        # As many, since the shape was the same; to look costs more than it tells.
         for step, field in zip(steps, literals):  # noqa: B905
             if step >= 0:
                 headers[step] = field

@@ -10,6 +10,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daphne_like.protocols import hpack_huffman
 from daphne_like.protocols.hpack_huffman import HuffmanError, huffman_decode
 
 _ORACLE = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
@@ -93,3 +94,14 @@ def test_rubbish_raises_nothing_else(data: bytes) -> None:
         return
     # What is decoded is what an encoder would have made: the code is unambiguous.
     assert data == _ORACLE.encode(text)
+
+
+def test_two_threads_may_need_the_same_row() -> None:
+    """Each filled it entry by entry; with twice as many, others were found wrong."""
+    row = hpack_huffman._Row(hpack_huffman._ROOT.node, may_end=True)
+    hpack_huffman._fill(row)
+    entries = [*row]
+    hpack_huffman._fill(row)
+
+    assert 256 == len(entries)
+    assert entries == row
