@@ -15,6 +15,7 @@ from daphne_like.protocols.connections import (
     close_writing,
     switch_protocol,
     unsent_bytes,
+    writer_of,
 )
 from daphne_like.protocols.interfaces import ConnectionReport
 
@@ -41,7 +42,7 @@ class HTTP1Tunnel:
     The bytes of a connection after 101 (RFC 9110 section 7.8).
 
     No method of it stands in the way of the bytes: ``dataReceived`` is the
-    user's, ``write`` the transport's.
+    user's, and bytes out go to the transport.
 
     Args:
         transport: Of the connection, which speaks HTTP no more.
@@ -60,7 +61,7 @@ class HTTP1Tunnel:
         "_waiters",
         "congested",
         "dataReceived",
-        "write",
+        "writer",
     )
 
     def __init__(
@@ -79,7 +80,7 @@ class HTTP1Tunnel:
         self._waiters: list[Future[None]] | None = None
         self.congested = False
         self.dataReceived = user.data_received
-        self.write = transport.write
+        self.writer = writer_of(transport)
         connections.add(self)
         transport.unregisterProducer()
         switch_protocol(transport, self)

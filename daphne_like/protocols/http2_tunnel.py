@@ -14,7 +14,7 @@ from daphne_like.protocols.http2_frames import ErrorCode
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from daphne_like.protocols.http2_stream import HTTP2Stream
     from daphne_like.protocols.interfaces import TunnelUser
@@ -111,11 +111,12 @@ class HTTP2Tunnel:
         return self._stream.congested
 
     @property
-    def write(self) -> Callable[[bytes], None]:
+    def writer(self) -> HTTP2Tunnel:
         """What sends bytes."""
-        return self._write
+        return self
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
         if self._user is not None and data:
             self._stream.send_body(data, False)
 
