@@ -36,7 +36,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from benchmarks.applications import SMALL_BODY
-from benchmarks.websocket_load import masked_frame
+from benchmarks.websocket_bytes import masked_frame
 
 _HOST = "127.0.0.1"
 _TIMEOUT = 20.0

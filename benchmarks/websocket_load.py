@@ -6,17 +6,14 @@ anything more, and the client would be what is measured. Whether an answer is
 right is seen by its length and its end.
 
 ``echo``: each connection sends a message and, when it has come back, the next one.
-``broadcast``: one connection sends a message, which the application sends to all of
-them; when all have it, the next one. ``idle``: they are opened and stay open.
+``idle``: they are opened and stay open. ``broadcast``: see ``websocket_broadcast``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -24,10 +21,12 @@ from typing import cast
 
 import uvloop
 
+from benchmarks.websocket_broadcast import Broadcast
+from benchmarks.websocket_bytes import frame, handshake, masked_frame
+
 _CONNECT_TIMEOUT = 30.0
 # So many handshakes at once; more would overflow the queues of listeners.
 _HANDSHAKES = 100
-_BINARY = 0x82
 
 
 class Client(asyncio.Protocol):
@@ -42,12 +41,7 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the handshake (asyncio.Protocol)."""
         self._transport = cast("asyncio.Transport", transport)
-        key = base64.b64encode(os.urandom(16)).decode()
-        self._transport.write(
-            f"GET {self._load.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-        )
+        self._transport.write(handshake(self._load.path))
 
     def data_received(self, data: bytes) -> None:
         """Read the answer to the handshake (asyncio.Protocol)."""
@@ -59,10 +53,7 @@ class Client(asyncio.Protocol):
             self._transport.abort()
         else:
             # The loop looks the method up once, so that it has to be told.
-            broadcast = self._load.mode == "broadcast"
-            self.data_received = (  # type: ignore[method-assign]
-                self._load.received if broadcast else self._received
-            )
+            self.data_received = self._received  # type: ignore[method-assign]
             self._transport.set_protocol(self)
             self.opened.set_result(None)
 
@@ -101,17 +92,15 @@ class WebSocketLoad:
         self.errors: Counter[str] = Counter()
         self.over = False
         self._options = options
-        self.mode: str = options.mode
         self._clients: list[Client] = []
         self._waiting = 0
-        self._left_bytes = 0
         self._messages = 0
         self._latencies: list[float] = []
         self._stopping = False
         self._stopped = self.loop.create_future()
-        payload = (b"0123456789abcdef" * (options.size // 16 + 1))[: options.size]
+        payload = _payload(options.size)
         self.frame = masked_frame(payload)
-        self.answer = _frame(payload)
+        self.answer = frame(payload)
         self.answer_bytes = len(self.answer)
 
     async def run(self) -> dict[str, object]:
@@ -126,7 +115,9 @@ class WebSocketLoad:
         self.over = True
         for client in self._clients:
             client.close()
-        return self._figures(seconds)
+        return _figures(
+            self._messages, seconds, self.answer_bytes, self._latencies, self.errors
+        )
 
     async def _open_all(self) -> None:
         for _ in range(0, self._options.connections, _HANDSHAKES):
@@ -147,12 +138,9 @@ class WebSocketLoad:
     async def _load(self) -> float:
         start = time.perf_counter()
         self.loop.call_later(self._options.seconds, self._stop)
-        if self.mode == "broadcast":
-            self._publish()
-        else:
-            self._waiting = len(self._clients)
-            for client in self._clients:
-                client.send()
+        self._waiting = len(self._clients)
+        for client in self._clients:
+            client.send()
         await asyncio.wait_for(self._stopped, self._options.seconds + 10)
         return time.perf_counter() - start
 
@@ -170,60 +158,41 @@ class WebSocketLoad:
         if not self._waiting:
             self._stopped.set_result(None)
 
-    def _publish(self) -> None:
-        self._left_bytes = self.answer_bytes * len(self._clients)
-        self._clients[0].send()
 
-    def received(self, data: bytes) -> None:
-        """Count what comes on any connection; when all have it, publish again."""
-        self._left_bytes -= len(data)
-        if self._left_bytes > 0:
-            return
-        if self._left_bytes or data[-64:] != self.answer[-64:]:
-            self.errors["answer"] += 1
-        self._latencies.append(time.perf_counter() - self._clients[0].sent_at)
-        self._messages += len(self._clients)
-        if self._stopping:
-            self._stopped.set_result(None)
-        else:
-            self._publish()
-
-    def _figures(self, seconds: float) -> dict[str, object]:
-        latencies = sorted(self._latencies) or [0.0]
-        count = self._messages
-
-        def at(share: float) -> float:
-            return latencies[min(int(share * len(latencies)), len(latencies) - 1)] * 1e3
-
-        return {
-            "requests": count,
-            "seconds": seconds,
-            "bytes": count * self.answer_bytes,
-            "p50_ms": at(0.5),
-            "p99_ms": at(0.99),
-            "p999_ms": at(0.999),
-            "max_ms": at(1.0),
-            "errors": dict(self.errors),
-        }
+def _payload(size: int) -> bytes:
+    return (b"0123456789abcdef" * (size // 16 + 1))[:size]
 
 
-def masked_frame(payload: bytes, first: int = _BINARY) -> bytes:
-    """Encode a frame as clients have to, masked; ``first`` is its first octet."""
-    return _frame(payload, mask=os.urandom(4), first=first)
+def _broadcast(options: argparse.Namespace) -> dict[str, object]:
+    payload = _payload(options.size)
+    load = Broadcast(options.port, options.path, options.connections, payload)
+    seconds = load.run(options.seconds)
+    answer_bytes = len(frame(payload))
+    return _figures(load.messages, seconds, answer_bytes, load.latencies, load.errors)
 
 
-def _frame(payload: bytes, mask: bytes = b"", first: int = _BINARY) -> bytes:
-    """Encode a frame, a binary message by default (RFC 6455 section 5.2)."""
-    size, masked = len(payload), 0x80 if mask else 0
-    if size < 126:
-        head = bytes((first, masked | size))
-    elif size < 65536:
-        head = bytes((first, masked | 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((first, masked | 127)) + size.to_bytes(8, "big")
-    if mask:
-        payload = bytes(byte ^ mask[i & 3] for i, byte in enumerate(payload))
-    return head + mask + payload
+def _figures(
+    messages: int,
+    seconds: float,
+    answer_bytes: int,
+    latencies: list[float],
+    errors: Counter[str],
+) -> dict[str, object]:
+    ordered = sorted(latencies) or [0.0]
+
+    def at(share: float) -> float:
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] * 1e3
+
+    return {
+        "requests": messages,
+        "seconds": seconds,
+        "bytes": messages * answer_bytes,
+        "p50_ms": at(0.5),
+        "p99_ms": at(0.99),
+        "p999_ms": at(0.999),
+        "max_ms": at(1.0),
+        "errors": dict(errors),
+    }
 
 
 def main() -> None:
@@ -240,7 +209,10 @@ def main() -> None:
     async def run() -> None:
         print(json.dumps(await WebSocketLoad(options).run()))
 
-    uvloop.run(run())
+    if options.mode == "broadcast":
+        print(json.dumps(_broadcast(options)))
+    else:
+        uvloop.run(run())
 
 
 if __name__ == "__main__":
