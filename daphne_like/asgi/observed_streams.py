@@ -16,12 +16,12 @@ from daphne_like.asgi.http_stream import HTTPStream
 from daphne_like.asgi.websocket_stream import WebSocketStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from daphne_like.asgi.exchange import ExchangeContext
     from daphne_like.asgi.types import Message
     from daphne_like.errors import RequestRejected
-    from daphne_like.protocols.interfaces import Header, Writer
+    from daphne_like.protocols.interfaces import Header
 
 __all__ = ["observed"]
 
@@ -66,12 +66,12 @@ class _CountedWebSocket(WebSocketStream):
     __slots__ = ()
 
     @property
-    def frame_writer(self) -> Writer | None:
+    def write_frame(self) -> Callable[[bytes], None] | None:
         """None, so that small messages are counted, too."""
         return None
 
-    @frame_writer.setter
-    def frame_writer(self, writer: Writer | None) -> None:
+    @write_frame.setter
+    def write_frame(self, write: Callable[[bytes], None] | None) -> None:
         pass
 
     def message_received(self, message: str | bytes) -> None:

@@ -37,7 +37,7 @@ from daphne_like.protocols.websocket_deflate import Deflate, negotiate
 from daphne_like.protocols.websocket_handshake import read_handshake
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from daphne_like.asgi.drain_notice import DrainNotice
     from daphne_like.asgi.exchange import ExchangeContext
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
         Header,
         RequestHead,
         StreamSender,
-        Writer,
     )
     from daphne_like.protocols.websocket import WebSocketContext
     from daphne_like.protocols.websocket_handshake import Handshake
@@ -106,7 +105,7 @@ class WebSocketStream(Exchange):
     message on and, while the connection is congested, waits until it has drained.
 
     Attributes:
-        frame_writer: See
+        write_frame: See
             :class:`~daphne_like.protocols.websocket.WebSocketUser`.
     """
 
@@ -121,7 +120,7 @@ class WebSocketStream(Exchange):
         "_unread_bytes",
         "_websocket",
         "_websockets",
-        "frame_writer",
+        "write_frame",
     )
 
     def __init__(
@@ -138,7 +137,7 @@ class WebSocketStream(Exchange):
         self._denial: HTTPStream | None = None
         self._handshake: Handshake | None = None
         self._websocket: WebSocketConnection | None = None
-        self.frame_writer: Writer | None = None
+        self.write_frame: Callable[[bytes], None] | None = None
         self._connect_told = False
         self._messages: deque[str | bytes] = deque()
         self._unread_bytes = 0
@@ -312,17 +311,16 @@ class WebSocketStream(Exchange):
             ClientDisconnected: Nobody will get it.
         """
         is_message = type(message) is dict and message.get("type") == "websocket.send"
-        writer = self.frame_writer
-        if is_message and writer is not None:
+        write = self.write_frame
+        if is_message and write is not None:
             # In a broadcast each object that is looked at has left the processor's
-            # cache since it was last. So for small messages there is no other one,
-            # and not even a bound method.
+            # cache since it was last; so for small messages there is no other one.
             key, content, frame = _latest[0]
             if message.get(key) is not content or len(message) != _USUAL_KEYS:
                 frame = _small_frame(message)
             if frame:
-                writer.write(frame)
-                if self.frame_writer is None and (pending := self._drained()):
+                write(frame)
+                if self.write_frame is None and (pending := self._drained()):
                     await pending
                 return
         if is_message and self._state is _OPEN:

@@ -173,11 +173,6 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
 
     # -- Both ways -----------------------------------------------------------
 
-    @property
-    def writer(self) -> LoopTransport:
-        """What :attr:`write` is a method of: what is below would encrypt nothing."""
-        return self
-
     def _direct(self) -> ssl.SSLObject:
         """Return what reads and writes without a method in Python between."""
         return getattr(self.ssl_object, "_sslobj", self.ssl_object)

@@ -169,11 +169,6 @@ class LoopTransport(asyncio.Protocol):
 
     # -- Called by the protocol ----------------------------------------------
 
-    @property
-    def writer(self) -> asyncio.Transport | LoopTransport:
-        """What :attr:`write` is a method of."""
-        return self._transport
-
     def switch_protocol(self, protocol: IProtocol) -> None:
         """Let ``protocol`` have what arrives from now on."""
         self._protocol = protocol

@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 
     from daphne_like.protocols.deadlines import DeadlineWheel
     from daphne_like.protocols.default_headers import DefaultHeaders
-    from daphne_like.protocols.interfaces import (
-        LimitHit,
-        LiveConnection,
-        OpenStream,
-        Writer,
-    )
+    from daphne_like.protocols.interfaces import LimitHit, LiveConnection, OpenStream
     from daphne_like.settings import HTTPSettings
 
 __all__ = [
@@ -49,7 +44,6 @@ __all__ = [
     "soon_writer",
     "switch_protocol",
     "unsent_bytes",
-    "writer_of",
 ]
 
 
@@ -159,15 +153,6 @@ def settle(transport: Any) -> None:
     """Write what :func:`soon_writer`'s has held back."""
     if hasattr(transport, "settle"):
         transport.settle()
-
-
-def writer_of(transport: Any) -> Writer:
-    """Return what bytes are written to at last, be it the transport or one below."""
-    # Twisted's TLS passes on what transports below it have, as if it were its own.
-    writer: Writer = (
-        transport.writer if hasattr(type(transport), "writer") else transport
-    )
-    return writer
 
 
 def unsent_bytes(transport: Any) -> int:

@@ -15,7 +15,6 @@ from daphne_like.protocols.connections import (
     close_writing,
     switch_protocol,
     unsent_bytes,
-    writer_of,
 )
 from daphne_like.protocols.interfaces import ConnectionReport
 
@@ -42,7 +41,7 @@ class HTTP1Tunnel:
     The bytes of a connection after 101 (RFC 9110 section 7.8).
 
     No method of it stands in the way of the bytes: ``dataReceived`` is the
-    user's, and bytes out go to the transport.
+    user's, ``write`` the transport's.
 
     Args:
         transport: Of the connection, which speaks HTTP no more.
@@ -61,7 +60,7 @@ class HTTP1Tunnel:
         "_waiters",
         "congested",
         "dataReceived",
-        "writer",
+        "write",
     )
 
     def __init__(
@@ -80,7 +79,7 @@ class HTTP1Tunnel:
         self._waiters: list[Future[None]] | None = None
         self.congested = False
         self.dataReceived = user.data_received
-        self.writer = writer_of(transport)
+        self.write = transport.write
         connections.add(self)
         transport.unregisterProducer()
         switch_protocol(transport, self)

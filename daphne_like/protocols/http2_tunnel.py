@@ -14,7 +14,7 @@ from daphne_like.protocols.http2_frames import ErrorCode
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from daphne_like.protocols.http2_stream import HTTP2Stream
     from daphne_like.protocols.interfaces import TunnelUser
@@ -111,12 +111,11 @@ class HTTP2Tunnel:
         return self._stream.congested
 
     @property
-    def writer(self) -> HTTP2Tunnel:
+    def write(self) -> Callable[[bytes], None]:
         """What sends bytes."""
-        return self
+        return self._write
 
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
+    def _write(self, data: bytes) -> None:
         if self._user is not None and data:
             self._stream.send_body(data, False)
 

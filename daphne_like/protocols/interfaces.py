@@ -33,7 +33,6 @@ __all__ = [
     "StreamSender",
     "Tunnel",
     "TunnelUser",
-    "Writer",
     "ignore_limit",
 ]
 
@@ -303,28 +302,19 @@ class StreamSender(Protocol):
         """
 
 
-class Writer(Protocol):
-    """What bytes are written to."""
-
-    # A property, so that it may be an attribute, too.
-    @property
-    def write(self) -> Callable[[bytes], object]:
-        """What writes them."""
-
-
 class Tunnel(Protocol):
     """
     Bytes both ways, over whichever HTTP version (RFC 9110 section 7.8, RFC 8441).
     """
 
-    # Properties, so that these may be attributes.
+    # Properties, so that these may be an attribute, and the transport's own method.
     @property
     def congested(self) -> bool:
         """Whether the peer takes less than it is sent."""
 
     @property
-    def writer(self) -> Writer:
-        """What sends bytes: the transport, where nothing is to be added."""
+    def write(self) -> Callable[[bytes], None]:
+        """What sends bytes."""
 
     def drained(self) -> Awaitable[None]:
         """Wait until the congestion is over or the tunnel is gone."""

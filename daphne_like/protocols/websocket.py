@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daphne_like.protocols.deadlines import DeadlineWheel
-    from daphne_like.protocols.interfaces import LimitHit, Tunnel, Writer
+    from daphne_like.protocols.interfaces import LimitHit, Tunnel
     from daphne_like.protocols.websocket_autobahn import AutobahnLane, AutobahnPool
     from daphne_like.protocols.websocket_deflate import Deflate
     from daphne_like.settings import WebSocketSettings
@@ -73,30 +73,18 @@ _JOIN_BYTES = 64 * 1024 - 1
 _LINGER_TIMEOUT = 2.0
 
 
-class _Nowhere:
-    """Takes what would be written to a peer that has gone."""
-
-    __slots__ = ()
-
-    def write(self, data: bytes) -> None:
-        """Drop it."""
-
-
-_NOWHERE = _Nowhere()
-
-
 class WebSocketUser(Protocol):
     """
     Who is told what a connection receives, and sends what it likes.
 
     Attributes:
-        frame_writer: Takes the frame of a message, if that needs no more than one of
+        write_frame: Writes the frame of a message, if that needs no more than one of
             the :data:`SMALL_HEADS`, without a call of :meth:`WebSocketConnection.send`.
             The connection sets it, to ``None`` while messages have to take the
             usual way.
     """
 
-    frame_writer: Writer | None
+    write_frame: Callable[[bytes], None] | None
 
     def message_received(self, message: str | bytes) -> None:
         """Take a whole message."""
@@ -189,7 +177,7 @@ class WebSocketConnection:
         "_unsent_bytes",
         "_user",
         "_wheel",
-        "_writer",
+        "_write",
         "closing",
         "congested",
         "covered_from",
@@ -247,7 +235,7 @@ class WebSocketConnection:
     def opened(self, tunnel: Tunnel) -> None:
         """Begin, as the handshake has been answered."""
         self.tunnel = tunnel
-        self._writer = tunnel.writer
+        self._write = tunnel.write
         settings, now = self._context.settings, self._wheel.clock()
         self._last_heard = now
         if settings.websocket_timeout > 0:
@@ -260,7 +248,7 @@ class WebSocketConnection:
         """Let the user write frames, as long as nothing else has to be thought of."""
         none_compressed = self._least_compressed >= len(SMALL_HEADS[TEXT])
         free = none_compressed and not (self.closing or self.congested)
-        self._user.frame_writer = self._writer if free else None
+        self._user.write_frame = self._write if free else None
 
     # -- Bytes in ------------------------------------------------------------
 
@@ -423,7 +411,7 @@ class WebSocketConnection:
 
     def write(self, data: bytes) -> None:
         """Write a control frame."""
-        self._writer.write(data)
+        self._write(data)
 
     def _fail(self, code: int, reason: str) -> None:
         """
@@ -467,9 +455,9 @@ class WebSocketConnection:
         """Learn that nothing can be read or written any more."""
         self._send_deadline = inf
         self._is_lost = True
-        self._user.frame_writer = None
+        self._user.write_frame = None
         # What the peer sent before it left is worth having, and so is its Close.
-        self._writer = _NOWHERE
+        self._write = _nowhere
         self.paused = False
         self._go_on()
         if not self._ended:
@@ -483,7 +471,7 @@ class WebSocketConnection:
         if not congested:
             self._send_deadline = inf
             if self.owed_pong is not None and not self.closing:
-                self._writer.write(_PONG_HEADS[len(self.owed_pong)] + self.owed_pong)
+                self._write(_PONG_HEADS[len(self.owed_pong)] + self.owed_pong)
             self.owed_pong = None
         elif timeout:
             self._unsent_bytes = self.tunnel.unsent_bytes()
@@ -513,12 +501,12 @@ class WebSocketConnection:
             payload = self._deflate.compress(payload)
             size = len(payload)
         if size < 126:
-            self._writer.write(SMALL_HEADS[first][size] + payload)
+            self._write(SMALL_HEADS[first][size] + payload)
         elif size <= _JOIN_BYTES:
-            self._writer.write(_medium_head(first, 126, size) + payload)
+            self._write(_medium_head(first, 126, size) + payload)
         else:
-            self._writer.write(_large_head(first, 127, size))
-            self._writer.write(payload)
+            self._write(_large_head(first, 127, size))
+            self._write(payload)
 
     def close(self, code: int, reason: str) -> None:
         """Send a Close frame and wait for the peer's."""
@@ -595,7 +583,7 @@ class WebSocketConnection:
             self._deadline = heard + 1 + settings.ping_interval
         else:
             self._last_heard = -1.0
-            self._writer.write(_PING)
+            self._write(_PING)
             self._deadline = now + (settings.ping_timeout or settings.ping_interval)
 
     def _cut(self) -> None:
@@ -623,3 +611,7 @@ def _frame_size(data: bytes, start: int, end: int) -> int:
     if start + head + wide > end:
         return 0
     return head + wide + int.from_bytes(data[start + 2 : start + 2 + wide], "big")
+
+
+def _nowhere(data: bytes) -> None:
+    """Drop what would be written to a peer that has gone."""

@@ -407,10 +407,6 @@ class _Tunnel:
         if self._user is not None:
             self._user.data_received(data)
 
-    @property
-    def writer(self) -> _Tunnel:
-        return self
-
     def write(self, data: bytes) -> None:
         self._buffer += data
         while (size := _size_of_frame(self._buffer)) <= len(self._buffer):

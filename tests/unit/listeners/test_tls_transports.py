@@ -198,14 +198,6 @@ def test_what_comes_with_the_handshake_is_not_lost(pair: Pair) -> None:
     assert b"early" == pair.protocol.received
 
 
-def test_whoever_looks_below_finds_what_encrypts(pair: Pair) -> None:
-    """A WebSocket writes as far below as it may."""
-    pair.raw.shake_hands()
-    pair.protocol.transport.writer.write(b"secret")
-
-    assert b"secret" == pair.raw.heard()
-
-
 def test_the_farewell_of_the_client_comes_behind_its_bytes(pair: Pair) -> None:
     """What it said before is passed on; then the connection is closed."""
     pair.raw.shake_hands()

@@ -158,15 +158,6 @@ def test_no_frame_of_python_stands_in_the_way_of_bytes(
     assert b"down, down" == loop_side.written
 
 
-def test_whoever_writes_often_may_do_it_below(
-    transport: LoopTransport, loop_side: FakeLoopTransport
-) -> None:
-    """There it is the same."""
-    transport.writer.write(b"often")
-
-    assert b"often" == loop_side.written
-
-
 def test_the_factory_is_told_who_connects(
     transport: LoopTransport, protocol: Recorder
 ) -> None:

@@ -17,7 +17,6 @@ from daphne_like.protocols.connections import (
     describe,
     switch_protocol,
     unsent_bytes,
-    writer_of,
 )
 from daphne_like.protocols.interfaces import Connection
 
@@ -116,21 +115,6 @@ def test_the_attributes_of_twisted_are_still_there() -> None:
     descriptor.doWrite()
 
     assert 5 == unsent_bytes(descriptor)
-
-
-def test_what_is_written_goes_past_no_encryption() -> None:
-    """Twisted's wrappers, TLS among them, tell what is below as if it were their own."""
-
-    class Passing(StringTransport):
-        writer = StringTransport()
-
-    below: Any = Passing()  # type: ignore[no-untyped-call]
-    wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
-    wrapper.transport = below
-
-    assert wrapper.writer is below.writer
-    assert writer_of(below) is below.writer
-    assert writer_of(wrapper) is wrapper
 
 
 def test_tls_has_no_half_close() -> None:

@@ -2730,7 +2730,7 @@ class TunnelUser:
 
     def opened(self, tunnel: Any) -> None:
         """Say it."""
-        tunnel.writer.write(b"tunnel")
+        tunnel.write(b"tunnel")
 
     def data_received(self, data: bytes) -> None:
         """Do nothing."""

@@ -126,7 +126,7 @@ def test_it_takes_the_place_of_the_protocol_before(scene: Scene) -> None:
 def test_bytes_go_through_both_ways(scene: Scene) -> None:
     """What the client sends reaches the user, and what it writes the client."""
     scene.transport.protocol.dataReceived(b"in")
-    scene.tunnel.writer.write(b"out")
+    scene.tunnel.write(b"out")
 
     assert [b"in"] == scene.user.told
     assert b"out" == scene.transport.value()

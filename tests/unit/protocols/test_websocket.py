@@ -29,7 +29,6 @@ from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.extensions import Extension, PerMessageDeflate
 
 from daphne_like.protocols.deadlines import DeadlineWheel
-from daphne_like.protocols.interfaces import Writer
 from daphne_like.protocols.websocket import WebSocketConnection, WebSocketContext
 from daphne_like.protocols.websocket_autobahn import AutobahnPool, pool_for
 from daphne_like.protocols.websocket_deflate import Deflate, DeflateParameters
@@ -58,11 +57,6 @@ class Tunnel:
         self.written: list[bytes] = []
         self.calls: list[str] = []
         self.unsent = 0
-
-    @property
-    def writer(self) -> Writer:
-        """What sends bytes."""
-        return self
 
     def write(self, data: bytes) -> None:
         """Keep what is written; nothing may follow the end."""
@@ -127,7 +121,7 @@ class Scene:
         self.ended: tuple[int, str] | None = None
         self.pause_at = inf
         self.is_patient = False
-        self.frame_writer: Writer | None = None
+        self.write_frame: Callable[[bytes], None] | None = None
         self.connection = WebSocketConnection(
             self.context, self, Deflate(deflate, settings) if deflate else None
         )
@@ -1256,19 +1250,19 @@ def test_the_user_writes_frames_only_while_nothing_else_matters() -> None:
         Scene(replace(SMALL, ws_deflate_min_size=99), DEFLATE),
     ]
     slow, closed, lost, _ = scenes
-    writers = [scene.frame_writer for scene in scenes]
+    writes = [scene.write_frame for scene in scenes]
     slow.connection.congestion_changed(congested=True)
     closed.connection.close(1000, "")
     lost.connection.connection_lost()
 
-    assert [True, True, True, False] == [writer is not None for writer in writers]
-    assert [None] * 4 == [scene.frame_writer for scene in scenes]
+    assert [True, True, True, False] == [write is not None for write in writes]
+    assert [None] * 4 == [scene.write_frame for scene in scenes]
 
     for scene in scenes[:2]:
         scene.connection.congestion_changed(congested=False)
 
-    assert writers[0] is slow.frame_writer
-    assert closed.frame_writer is None
+    assert writes[0] == slow.write_frame
+    assert closed.write_frame is None
 
 
 # -- Deadlines -------------------------------------------------------------------------
