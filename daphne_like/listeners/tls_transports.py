@@ -92,8 +92,9 @@ class LoopTLSTransport(LoopTransport):  # type: ignore[override]
         "ssl_object",
     )
 
-    # What the kernel copies would not be encrypted, so nobody may find this.
+    # What goes past us would not be encrypted, so nobody may find these.
     send_file = None  # type: ignore[assignment]
+    share_descriptor = None  # type: ignore[assignment]
 
     ssl_object: ssl.SSLObject
 

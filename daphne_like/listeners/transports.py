@@ -245,6 +245,20 @@ class LoopTransport(asyncio.Protocol):
             self.settle()
         return self._transport.get_write_buffer_size() + self._file_bytes
 
+    def share_descriptor(self) -> int | None:
+        """
+        Return the descriptor of the socket, for others who write to it.
+
+        From now on the producer is paused as soon as the loop holds anything back: then
+        only :attr:`write` keeps the order. The descriptor is valid as long as the
+        protocol is connected.
+        """
+        if os.name != "posix":
+            return None  # there sockets aren't files
+        self.settle()
+        self._transport.set_write_buffer_limits(0)
+        return self.get_socket().fileno()
+
     def get_socket(self) -> socket.socket:
         """Return the socket, as far as the loop lets others have it."""
         found: socket.socket = self._transport.get_extra_info("socket")

@@ -40,6 +40,7 @@ __all__ = [
     "has_tls",
     "http2_protocol",
     "settle",
+    "shared_descriptor",
     "socket_of",
     "soon_writer",
     "switch_protocol",
@@ -153,6 +154,19 @@ def settle(transport: Any) -> None:
     """Write what :func:`soon_writer`'s has held back."""
     if hasattr(transport, "settle"):
         transport.settle()
+
+
+def shared_descriptor(transport: Any) -> int | None:
+    """
+    Return the descriptor of a transport for writes that go past it; None if none may.
+
+    They may while the transport isn't full, which it is from now on as soon as it holds
+    anything.
+    """
+    # Not an attribute of the instance: Twisted's TLS passes on those of what is below it.
+    share = getattr(type(transport), "share_descriptor", None)
+    descriptor: int | None = share(transport) if share is not None else None
+    return descriptor
 
 
 def unsent_bytes(transport: Any) -> int:

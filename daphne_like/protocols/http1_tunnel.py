@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from daphne_like.protocols.connections import (
     close_writing,
+    shared_descriptor,
     switch_protocol,
     unsent_bytes,
 )
@@ -140,6 +141,14 @@ class HTTP1Tunnel:
         self._transport.abortConnection()
 
     # -- Called by the user (Tunnel) -----------------------------------------
+
+    def share_descriptor(self) -> int | None:
+        """Return where bytes may be written while it isn't congested, if anywhere."""
+        descriptor = shared_descriptor(self._transport)
+        if descriptor is not None and self.unsent_bytes() and not self.congested:
+            # It was full before there was a tunnel to be told.
+            self.pauseProducing()
+        return descriptor
 
     def drained(self) -> Awaitable[None]:
         """Wait for room, or for the end of the connection."""

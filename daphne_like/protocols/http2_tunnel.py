@@ -119,6 +119,9 @@ class HTTP2Tunnel:
         if self._user is not None and data:
             self._stream.send_body(data, False)
 
+    def share_descriptor(self) -> None:
+        """Return nothing: others share the connection."""
+
     def drained(self) -> Awaitable[None]:
         """Wait for room, or for the end."""
         return self._stream.drained()

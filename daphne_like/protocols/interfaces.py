@@ -307,7 +307,7 @@ class Tunnel(Protocol):
     Bytes both ways, over whichever HTTP version (RFC 9110 section 7.8, RFC 8441).
     """
 
-    # Properties, so that these may be an attribute, and the transport's own method.
+    # Properties, so that these may be attributes, and the transport's own method.
     @property
     def congested(self) -> bool:
         """Whether the peer takes less than it is sent."""
@@ -315,6 +315,13 @@ class Tunnel(Protocol):
     @property
     def write(self) -> Callable[[bytes], None]:
         """What sends bytes."""
+
+    def share_descriptor(self) -> int | None:
+        """
+        Return where :func:`os.write` sends bytes, too, while it isn't congested.
+
+        It is congested sooner then. ``None`` if there is no such descriptor.
+        """
 
     def drained(self) -> Awaitable[None]:
         """Wait until the congestion is over or the tunnel is gone."""

@@ -82,9 +82,12 @@ class WebSocketUser(Protocol):
             the :data:`SMALL_HEADS`, without a call of :meth:`WebSocketConnection.send`.
             The connection sets it, to ``None`` while messages have to take the
             usual way.
+        descriptor: Takes such a frame by :func:`os.write` while that is set; ``None``
+            if there is none.
     """
 
     write_frame: Callable[[bytes], None] | None
+    descriptor: int | None
 
     def message_received(self, message: str | bytes) -> None:
         """Take a whole message."""
@@ -242,7 +245,9 @@ class WebSocketConnection:
             self._expiry = now + settings.websocket_timeout
         self._deadline = now + (settings.ping_interval or inf)
         self._watch()
-        self._share_writing()
+        if self._least_compressed >= len(SMALL_HEADS[TEXT]):
+            self._user.descriptor = tunnel.share_descriptor()
+            self._share_writing()
 
     def _share_writing(self) -> None:
         """Let the user write frames, as long as nothing else has to be thought of."""

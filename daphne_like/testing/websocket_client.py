@@ -407,6 +407,8 @@ class _Tunnel:
         if self._user is not None:
             self._user.data_received(data)
 
+    def share_descriptor(self) -> None: ...
+
     def write(self, data: bytes) -> None:
         self._buffer += data
         while (size := _size_of_frame(self._buffer)) <= len(self._buffer):

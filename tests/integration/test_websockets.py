@@ -105,6 +105,21 @@ def test_messages_of_all_sizes_by_websockets(url: str, compression: Any) -> None
     asyncio.run(asyncio.wait_for(talk(), 50))
 
 
+def test_no_message_overtakes_another(url: str) -> None:
+    """Those which are sent twice go to the socket itself, if nothing waits for it."""
+
+    async def listen() -> None:
+        async with websockets.connect(
+            f"{url}/twice", compression=None, max_size=None, proxy=None
+        ) as client:
+            for number in range(4000):
+                expected = str(number) if number % 100 else "x" * 200_000
+                assert expected == await client.recv()
+                assert expected == await client.recv()
+
+    asyncio.run(asyncio.wait_for(listen(), 50))
+
+
 @pytest.mark.parametrize("compress", [0, 15])
 def test_messages_of_all_sizes_by_aiohttp(url: str, compress: int) -> None:
     """The same by another client."""

@@ -40,6 +40,12 @@ async def application(scope: Message, receive: Receive, send: Send) -> None:
         await _accept(scope, send)
         while True:
             await send({"type": "websocket.send", "bytes": bytes(65536)})
+    elif scope["path"] == "/twice":
+        await _accept(scope, send)
+        for number in range(4000):
+            content = str(number) if number % 100 else "x" * 200_000
+            for _ in range(2):
+                await send({"type": "websocket.send", "text": content})
     elif scope["path"] == "/goodbye":
         await _say_goodbye(scope, receive, send)
     else:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
 from recorded_log import RecordedLog
 from stepped_loop import SteppedLoop
-from two_ended_transport import HIGH_WATER_BYTES
+from two_ended_transport import HIGH_WATER_BYTES, TwoEndedTransport
 from websocket_drivers import ServedWebSocket, handshake
 from websocket_frames import frame
 
@@ -458,6 +460,110 @@ def test_the_same_message_for_many(serve: Serve) -> None:
 
     twice = [one for one in content for _ in range(2)]
     assert [twice, twice] == [member.said for member in members]
+
+
+class Socket:
+    """
+    What takes bytes past the transports of a test.
+
+    Attributes:
+        written: The bytes, a call each.
+        take: Takes them, as :func:`os.write` does.
+    """
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.take: Callable[[bytes], int] = len
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """Take bytes, or not all of them, or raise."""
+        assert 777 == descriptor
+        count = self.take(data)
+        self.written.append(data[:count])
+        return count
+
+
+@pytest.fixture
+def socket(monkeypatch: pytest.MonkeyPatch) -> Socket:
+    """Give transports a socket, in a process without other threads."""
+    socket = Socket()
+    monkeypatch.setattr(websocket_stream, "os", SimpleNamespace(write=socket.write))
+    monkeypatch.setattr(websocket_stream, "count_other_threads", lambda: 0)
+    monkeypatch.setattr(
+        TwoEndedTransport, "share_descriptor", lambda _: 777, raising=False
+    )
+    return socket
+
+
+def test_what_many_get_takes_the_short_way(socket: Socket, serve: Serve) -> None:
+    """Past the transport, from the second one on."""
+    members = [serve(), serve(), serve()]
+    content = "many" * 2
+    for member in members:
+        member.accept()
+        member.app.send(text(content))
+    members[0].app.send(text("one"))
+
+    assert [b"\x81\x08manymany"] * 2 == socket.written
+    assert [[content, "one"], [], []] == [member.said for member in members]
+
+
+def _takes_none(data: bytes) -> int:
+    raise BlockingIOError
+
+
+def _is_broken(data: bytes) -> int:
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("take", "count"), [(_takes_none, 0), (_is_broken, 0), (lambda _: 3, 3)]
+)
+def test_what_the_socket_does_not_take(
+    socket: Socket, serve: Serve, take: Callable[[bytes], int], count: int
+) -> None:
+    """The transport does; then it's its turn to say whether there is anybody."""
+    socket.take = take
+    members = [serve(), serve()]
+    for member in members:
+        member.accept()
+        member.app.send(text("many"))
+
+    rest = b"\x81\x04many"[count:]
+    assert rest == members[1].body
+
+
+def test_other_threads_get_no_turn_at_each_write(
+    socket: Socket, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that lets the GIL go would have to wait for it, a thousand times."""
+    monkeypatch.setattr(websocket_stream, "count_other_threads", lambda: 1)
+    members = [serve(), serve()]
+    for member in members:
+        member.accept()
+        member.app.send(text("many"))
+
+    assert [] == socket.written
+    assert [["many"], ["many"]] == [member.said for member in members]
+
+
+def test_other_threads_are_counted() -> None:
+    """The function has no documentation."""
+    before = websocket_stream.count_other_threads()
+    begun, over = Event(), Event()
+
+    def run() -> None:
+        begun.set()
+        over.wait()
+
+    thread = Thread(target=run)
+    thread.start()
+    begun.wait()
+    during = websocket_stream.count_other_threads()
+    over.set()
+    thread.join()
+
+    assert before + 1 == during
 
 
 @pytest.mark.parametrize("least", [0, 3, 125, 126])

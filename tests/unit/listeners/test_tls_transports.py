@@ -23,7 +23,11 @@ from daphne_like.listeners import pending
 from daphne_like.listeners.outbox import Outbox
 from daphne_like.listeners.tls import CertificateFiles, ServerTLS, TLSPolicy
 from daphne_like.listeners.tls_transports import Handshakes, LoopTLSTransport
-from daphne_like.protocols.connections import close_writing, unsent_bytes
+from daphne_like.protocols.connections import (
+    close_writing,
+    shared_descriptor,
+    unsent_bytes,
+)
 
 ON_LOOPS = pytest.mark.parametrize("loop", LOOPS)
 
@@ -196,6 +200,15 @@ def test_what_comes_with_the_handshake_is_not_lost(pair: Pair) -> None:
     raw.deliver()
 
     assert b"early" == pair.protocol.received
+
+
+def test_nobody_writes_past_the_encryption(pair: Pair) -> None:
+    """Neither a WebSocket nor the kernel finds a way."""
+    pair.raw.shake_hands()
+    transport = pair.protocol.transport
+
+    assert shared_descriptor(transport) is None
+    assert transport.send_file is None
 
 
 def test_the_farewell_of_the_client_comes_behind_its_bytes(pair: Pair) -> None:

@@ -8,9 +8,11 @@ import gc
 import logging
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,6 +24,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from daphne_like.listeners import transports
 from daphne_like.listeners.outbox import Outbox
 from daphne_like.listeners.transports import LoopTransport, twisted_address
 
@@ -82,6 +85,7 @@ class Recorder:
         self.lost: Failure | None = None
         self.calls: list[str] = []
         self.refusing = False
+        self.at_end: Callable[[], object] = lambda: None
 
     def buildProtocol(self, address: Any) -> Recorder | None:
         """Make a protocol, namely this, unless the test says no."""
@@ -97,6 +101,7 @@ class Recorder:
 
     def connectionLost(self, reason: Failure) -> None:
         """Keep the reason."""
+        self.at_end()
         self.lost = reason
 
     def pauseProducing(self) -> None:
@@ -443,6 +448,99 @@ def count_descriptors() -> int:
     """Count what this process has open."""
     gc.collect()
     return len(list(Path("/dev/fd").iterdir()))
+
+
+@ON_LOOPS
+@KINDS
+def test_others_may_write_to_the_socket(
+    protocol: Recorder, kind: str, loop: str
+) -> None:
+    """They overtake nothing, as the producer is paused while the loop holds anything."""
+
+    async def scenario() -> None:
+        async with connected(protocol, kind) as (transport, peer):
+            descriptor = transport.share_descriptor()
+            assert descriptor is not None
+            transport.write(b"1")
+            os.write(descriptor, b"2")
+            transport.write(b"3")
+            assert b"123" == await peer.read(3)
+
+            count = 0
+            while not protocol.calls:
+                transport.write(b"x" * 1000)
+                count += 1
+            assert 0 < transport.write_buffer_bytes() <= 1000
+            with pytest.raises(BlockingIOError):
+                os.write(descriptor, b"too early")
+
+            assert count * 1000 == len(await peer.read(count * 1000))
+            await turns_until(lambda: len(protocol.calls) > 1)
+            assert ["pause", "resume"] == protocol.calls
+            os.write(descriptor, b"last")
+            assert b"last" == await peer.read(4)
+
+    run_on(loop, scenario())
+
+
+@ON_LOOPS
+def test_the_socket_is_shared_while_bytes_are_held(
+    protocol: Recorder, loop: str
+) -> None:
+    """The producer is paused, also if the loop holds too little for that otherwise."""
+
+    async def scenario() -> None:
+        async with connected(protocol) as (transport, peer):
+            count = 0
+            while not transport.write_buffer_bytes():
+                transport.write(b"x" * 1000)
+                count += 1
+            assert [] == protocol.calls
+            transport.share_descriptor()
+            assert ["pause"] == protocol.calls
+
+            await peer.read(count * 1000)
+            await turns_until(lambda: len(protocol.calls) > 1)
+            assert ["pause", "resume"] == protocol.calls
+
+    run_on(loop, scenario())
+
+
+@ON_LOOPS
+@pytest.mark.parametrize("how", ["leave", "reset", "loseConnection", "abortConnection"])
+def test_the_descriptor_is_valid_to_the_end(
+    protocol: Recorder, how: str, loop: str
+) -> None:
+    """It isn't another connection's when the protocol learns of the end."""
+
+    async def scenario() -> None:
+        async with connected(protocol) as (transport, peer):
+            descriptor = transport.share_descriptor()
+            assert descriptor is not None
+            inode = os.fstat(descriptor).st_ino
+            found: list[int] = []
+            protocol.at_end = lambda: found.append(os.fstat(descriptor).st_ino)
+            if how == "leave":
+                peer.sock.close()
+            elif how == "reset":
+                option = struct.pack("ii", 1, 0)
+                peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+                peer.sock.close()
+            else:
+                getattr(transport, how)()
+            await turns_until(lambda: protocol.lost is not None)
+            assert [inode] == found
+
+    run_on(loop, scenario())
+
+
+def test_windows_has_no_descriptors_of_sockets(
+    transport: LoopTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All goes through the transport there."""
+    monkeypatch.setattr(transports, "os", SimpleNamespace(name="nt"))
+
+    assert transport.share_descriptor() is None
 
 
 @ON_LOOPS

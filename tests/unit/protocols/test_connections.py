@@ -15,6 +15,7 @@ from zope.interface import alsoProvides
 from daphne_like.protocols.connections import (
     close_writing,
     describe,
+    shared_descriptor,
     switch_protocol,
     unsent_bytes,
 )
@@ -115,6 +116,23 @@ def test_the_attributes_of_twisted_are_still_there() -> None:
     descriptor.doWrite()
 
     assert 5 == unsent_bytes(descriptor)
+
+
+def test_what_is_written_goes_past_no_encryption() -> None:
+    """Twisted's wrappers, TLS among them, pass on what is below as if it were theirs."""
+
+    class Sharing(StringTransport):
+        def share_descriptor(self) -> int:
+            """Have a number which is recognized."""
+            return 777
+
+    below = Sharing()  # type: ignore[no-untyped-call]
+    wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+    wrapper.transport = below
+
+    assert 777 == wrapper.share_descriptor()
+    assert 777 == shared_descriptor(below)
+    assert shared_descriptor(wrapper) is None
 
 
 def test_tls_has_no_half_close() -> None:

@@ -132,6 +132,38 @@ def test_bytes_go_through_both_ways(scene: Scene) -> None:
     assert b"out" == scene.transport.value()
 
 
+class Sharing(Transport):
+    """One past which bytes may be written, while it holds none."""
+
+    held_bytes = 0
+
+    def share_descriptor(self) -> int:
+        """Have a number which is recognized."""
+        return 777
+
+    def write_buffer_bytes(self) -> int:
+        """Tell what the test says."""
+        return self.held_bytes
+
+
+def test_bytes_may_go_past_a_transport_that_holds_none(loop: SteppedLoop) -> None:
+    """One that was full before the tunnel was is no news to it, but to the user."""
+    empty, full, told = (Scene(loop, Sharing()) for _ in range(3))
+    full.transport.held_bytes = told.transport.held_bytes = 1
+    told.tunnel.pauseProducing()
+
+    scenes = (empty, full, told)
+    assert {777} == {scene.tunnel.share_descriptor() for scene in scenes}
+    assert [[], [True], [True]] == [scene.user.told for scene in scenes]
+    assert [False, True, True] == [scene.tunnel.congested for scene in scenes]
+
+
+def test_most_transports_let_no_bytes_past(scene: Scene) -> None:
+    """Then nothing changes."""
+    assert scene.tunnel.share_descriptor() is None
+    assert [] == scene.user.told
+
+
 def test_senders_wait_while_the_client_does_not_read(scene: Scene) -> None:
     """All who send go on when there is room, and nobody waits without need."""
     assert not scene.waits(scene.tunnel.drained())

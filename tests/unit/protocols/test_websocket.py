@@ -64,6 +64,10 @@ class Tunnel:
         assert not {"end", "abort"} & {*self.calls}
         self.written.append(data)
 
+    def share_descriptor(self) -> int | None:
+        """Have a number which is recognized."""
+        return 777
+
     def drained(self) -> Awaitable[None]:
         """Wait for nothing: it is the application's."""
         raise NotImplementedError
@@ -122,6 +126,7 @@ class Scene:
         self.pause_at = inf
         self.is_patient = False
         self.write_frame: Callable[[bytes], None] | None = None
+        self.descriptor: int | None = None
         self.connection = WebSocketConnection(
             self.context, self, Deflate(deflate, settings) if deflate else None
         )
