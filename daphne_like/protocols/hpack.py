@@ -1,13 +1,12 @@
 """
-HPACK: header fields to and from the blocks of HTTP/2.
+HPACK: header fields from the blocks of HTTP/2.
 
-Both halves avoid work that was done before. The decoder notes what a field means when
+The way back is in :mod:`~daphne_like.protocols.hpack_encoder`.
+
+Work that was done before is avoided. The decoder notes what a field means when
 it comes as a literal, and gives an entry of its table a place for life. So blocks which
 name the same entries have the same shape, however their indexes have moved in between,
 and a head of which nothing but literals is new needn't be put together from the start.
-The encoder's table is filled with the fields that come again, until it is full, and then
-stays as it is: from then on the block of a response that was encoded once can be sent
-again as it is.
 
 Source: RFC 7541.
 
@@ -27,15 +26,23 @@ if TYPE_CHECKING:
 
     from daphne_like.protocols.interfaces import Header
 
-__all__ = ["Decoder", "Encoder", "HPACKError", "StaticTable", "spelled_out"]
+__all__ = [
+    "DEFAULT_TABLE_BYTES",
+    "ENTRY_BYTES",
+    "STATIC_FIELDS",
+    "Decoder",
+    "HPACKError",
+    "StaticTable",
+    "spelled_out",
+]
 
-# RFC 7541 section 4.1: what an entry counts beside its bytes.
-_ENTRY_BYTES = 32
+ENTRY_BYTES = 32
+"""What an entry of a table counts beside its bytes (RFC 7541 section 4.1)."""
+
 DEFAULT_TABLE_BYTES = 4096
 """The size of both tables until settings say otherwise (RFC 9113 section 6.5.2)."""
 
-# Appendix A.
-_STATIC: tuple[Header, ...] = (
+STATIC_FIELDS: tuple[Header, ...] = (
     (b":authority", b""),
     (b":method", b"GET"),
     (b":method", b"POST"),
@@ -97,15 +104,17 @@ _STATIC: tuple[Header, ...] = (
         ]
     ),
 )
+"""The entries that both tables begin with, from 1 on (appendix A)."""
+
 # A field of a block is told by a byte: the place of an entry of the table, or, for what
 # is spelled out, a mark that tells its meaning. The static entries have their indexes for
 # places; then come those of the dynamic ones, which are taken in turn. They are more than
 # a table has entries, so what is taken again is never an entry's that is still there.
-_FIRST_DYNAMIC = 1 + len(_STATIC)
+_FIRST_DYNAMIC = 1 + len(STATIC_FIELDS)
 _FIRST_MARK = 0xF0
 _DYNAMIC_PLACES = _FIRST_MARK - _FIRST_DYNAMIC
 # So many entries may be added before a place is taken again which was an entry's.
-_DEAD_PLACES = _DYNAMIC_PLACES - DEFAULT_TABLE_BYTES // _ENTRY_BYTES
+_DEAD_PLACES = _DYNAMIC_PLACES - DEFAULT_TABLE_BYTES // ENTRY_BYTES
 # When so many bytes were added, entries that are evicted are forgotten.
 _MOST_ADDED_BYTES = 16 * 1024
 # A block's byte is this one, if it is an index of one byte: there are at most so many.
@@ -133,7 +142,7 @@ _INDEXES = [
     bytes(range(_INDEX_0 + 1, _INDEX_0 + _FIRST_DYNAMIC + count))
     for count in range(_MOST_NAMED_BY_BYTE + 1)
 ]
-_INDEXES += _INDEXES[-1:] * (DEFAULT_TABLE_BYTES // _ENTRY_BYTES - _MOST_NAMED_BY_BYTE)
+_INDEXES += _INDEXES[-1:] * (DEFAULT_TABLE_BYTES // ENTRY_BYTES - _MOST_NAMED_BY_BYTE)
 # The first bytes of literals which are added to the table, and mostly are the same for
 # many requests and connections: those whose name is spelled out, or static and not of
 # what is new each time, or secret. So many of them are remembered. If one with a name of
@@ -142,7 +151,7 @@ _REPEATED = frozenset(
     {0x40}
     | {
         0x40 + index
-        for index, (name, _) in enumerate(_STATIC, 1)
+        for index, (name, _) in enumerate(STATIC_FIELDS, 1)
         if name not in (b":path", b"cookie", b"authorization", b"proxy-authorization")
     }
 )
@@ -183,18 +192,18 @@ class StaticTable:
         # By first bytes of literals: the name, and the meaning if that is certain.
         self.names: list[tuple[bytes, int | None]] = []
         for index in _INDEX_OF_NAME:
-            name, value = _STATIC[index - 1] if index else (b"", b"")
+            name, value = STATIC_FIELDS[index - 1] if index else (b"", b"")
             meaning = read_field(name, value) if name in certain else None
             self.names.append((name, meaning))
-        self.fields: list[Header | None] = [None, *_STATIC]
+        self.fields: list[Header | None] = [None, *STATIC_FIELDS]
         self.fields += [None] * (256 - len(self.fields))
         meanings = bytearray(256)
-        for place, field in enumerate(_STATIC, 1):
+        for place, field in enumerate(STATIC_FIELDS, 1):
             meanings[place] = read_field(*field)
         meanings[_FIRST_MARK:] = range(0x100 - _FIRST_MARK)
         self.meanings = bytes(meanings)
-        self.largest = _ENTRY_BYTES + max(
-            len(name) + len(value) for name, value in _STATIC
+        self.largest = ENTRY_BYTES + max(
+            len(name) + len(value) for name, value in STATIC_FIELDS
         )
         self.read_repeated = lru_cache(_MOST_REPEATED)(self._read_repeated)
 
@@ -202,7 +211,7 @@ class StaticTable:
         """Read a literal whose name is spelled out, or static; and what it means."""
         index, position = literal[0] & 0x3F, 1
         if index:
-            name = _STATIC[index - 1][0]
+            name = STATIC_FIELDS[index - 1][0]
         else:
             name, position = _read_string(literal, position)
         value, _ = _read_string(literal, position)
@@ -406,7 +415,7 @@ class Decoder:
     def _insert(self, field: Header, meaning: int) -> None:
         """Add a field to the table (section 4.4); one larger than it empties it."""
         self.changed = True
-        size = len(field[0]) + len(field[1]) + _ENTRY_BYTES
+        size = len(field[0]) + len(field[1]) + ENTRY_BYTES
         sizes = self._sizes
         if size > self._limit:
             sizes.clear()
@@ -502,123 +511,3 @@ def _read_string(block: bytes, position: int) -> tuple[bytes, int]:
     end = position + length
     text = block[position:end]
     return (huffman_decode(text) if is_coded else text), end
-
-
-# -- The way out -------------------------------------------------------------
-
-_STATIC_INDEX = {field: index for index, field in reversed([*enumerate(_STATIC, 1)])}
-_STATIC_NAMES = {name: index for (name, _), index in _STATIC_INDEX.items()}
-
-# Section 7.1.3: what is a secret isn't compressed anywhere on its way.
-_SECRET = frozenset((b"set-cookie", b"authorization", b"proxy-authorization"))
-# Fields whose values hardly come again; they would only fill the table.
-_VOLATILE = frozenset(
-    (
-        *(b"content-length", b"content-range", b"date", b"etag", b"last-modified"),
-        *(b"location", b"age", b"expires", b"link", b":path"),
-    )
-)
-# Fields that were sent once, and go to the table with the second time.
-_MOST_SEEN = 64
-# One field must not take the whole table.
-_MOST_INDEXED_BYTES = 512
-
-
-class Encoder:
-    """
-    Encodes the blocks which one peer is sent, in order.
-
-    Attributes:
-        changed: The table has changed since this was last set to ``False``:
-            blocks that were encoded before would mean something else now.
-    """
-
-    __slots__ = ("_index", "_limit", "_room", "_seen", "_updates", "changed")
-
-    def __init__(self) -> None:
-        self._limit = self._room = DEFAULT_TABLE_BYTES
-        # Fields in the table, in the order in which they came to it.
-        self._index: dict[Header, int] = {}
-        self._seen: set[Header] = set()
-        self._updates = b""
-        self.changed = False
-
-    def resize(self, most_bytes: int) -> None:
-        """Keep to what the peer lets the table have (section 4.2)."""
-        limit = min(most_bytes, DEFAULT_TABLE_BYTES)
-        if limit == self._limit:
-            return
-        # Emptied first, which the peer is told, since nothing is evicted here.
-        self._updates = b"\x20" + encode_integer(limit, 0x1F, 0x20)
-        self._limit = self._room = limit
-        self._index.clear()
-        self.changed = True
-
-    def encode(self, fields: Iterable[Header]) -> bytes:
-        """Encode a list of fields; names in lower case."""
-        pieces = []
-        if self._updates:
-            pieces.append(self._updates)
-            self._updates = b""
-            self.changed = True
-        for field in fields:
-            index = _STATIC_INDEX.get(field)
-            if index is None:
-                number = self._index.get(field)
-                if number is None:
-                    pieces.append(self._encode_literal(field))
-                    continue
-                index = len(_STATIC) + len(self._index) - number
-            pieces.append(encode_integer(index, 0x7F, 0x80))
-        return b"".join(pieces)
-
-    def _encode_literal(self, field: Header) -> bytes:
-        name, value = field
-        if name in _SECRET:
-            return encode_literal(field, 0x0F, 0x10)
-        if name in _VOLATILE:
-            return encode_literal(field, 0x0F, 0)
-        size = len(name) + len(value) + _ENTRY_BYTES
-        if size > self._room or size > _MOST_INDEXED_BYTES:
-            return encode_literal(field, 0x0F, 0)
-        seen = self._seen
-        if field not in seen:
-            if len(seen) >= _MOST_SEEN:
-                seen.clear()
-            seen.add(field)
-            return encode_literal(field, 0x0F, 0)
-        seen.discard(field)
-        self._room -= size
-        self._index[field] = len(self._index)
-        self.changed = True
-        return encode_literal(field, 0x3F, 0x40)
-
-
-def encode_integer(value: int, mask: int, first: int) -> bytes:
-    """Encode an integer behind the bits of ``first`` (section 5.1)."""
-    if value < mask:
-        return bytes((first | value,))
-    encoded = bytearray((first | mask,))
-    value -= mask
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def encode_literal(field: Header, mask: int = 0x0F, first: int = 0) -> bytes:
-    """
-    Encode a field without the dynamic table (section 6.2).
-
-    Args:
-        field: Name in lower case, and value.
-        mask: Bits of the index.
-        first: The bits before it, which say what the peer is to do with it.
-    """
-    name, value = field
-    index = _STATIC_NAMES.get(name, 0)
-    head = encode_integer(index, mask, first)
-    if not index:
-        head += encode_integer(len(name), 0x7F, 0) + name
-    return head + encode_integer(len(value), 0x7F, 0) + value

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daphne_like.protocols.hpack import Encoder, encode_literal
+from daphne_like.protocols.hpack_encoder import Encoder, encode_literal
 
 if TYPE_CHECKING:
     from daphne_like.protocols.default_headers import DefaultHeaders

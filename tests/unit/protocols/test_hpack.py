@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from daphne_like.protocols.hpack import (
     Decoder,
-    Encoder,
     HPACKError,
     StaticTable,
+    spelled_out,
+)
+from daphne_like.protocols.hpack_encoder import (
+    Encoder,
     encode_integer,
     encode_literal,
-    spelled_out,
 )
 
 UNLIMITED = 2**31

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daphne_like.errors import ConnectionFailed, RequestRejected, StreamFailed
-from daphne_like.protocols.hpack import encode_integer, encode_literal
+from daphne_like.protocols.hpack_encoder import encode_integer, encode_literal
 from daphne_like.protocols.http2_frames import ErrorCode
 from daphne_like.protocols.http2_heads import HeadReader, read_field
 from daphne_like.protocols.http2_requests import RequestBlocks
