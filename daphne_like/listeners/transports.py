@@ -83,6 +83,7 @@ class LoopTransport(asyncio.Protocol):
         "_outbox",
         "_producer",
         "_protocol",
+        "_shared",
         "_transport",
         "announced",
         "data_received",
@@ -103,6 +104,8 @@ class LoopTransport(asyncio.Protocol):
         self._producer: IPushProducer | None = None
         self._protocol: IProtocol | None = None
         self._lost = False
+        # Others have the descriptor.
+        self._shared = False
         # A file being sent: bytes left, and its wait for what was written before.
         self._file_bytes = 0
         self._flushing: asyncio.Future[None] | None = None
@@ -154,6 +157,16 @@ class LoopTransport(asyncio.Protocol):
     def eof_received(self) -> None:
         """Let the loop close, as it does by itself, but not before all is written."""
         self.settle()
+        self._end_sharing()
+
+    def _end_sharing(self) -> None:
+        """
+        Let nobody write past us: the loop drops what is written from now on.
+
+        What went past it would come behind a hole.
+        """
+        if self._shared and not self._lost:
+            self.pause_writing()
 
     def pause_writing(self) -> None:
         """Pause the producer: the buffer is above its high-water mark."""
@@ -164,7 +177,9 @@ class LoopTransport(asyncio.Protocol):
         """Resume the producer: the buffer is below its low-water mark."""
         if self._flushing is not None:
             self._flushed()
-        elif self._producer is not None:
+        elif self._producer is not None and not (
+            self._shared and self._transport.is_closing()
+        ):
             self._producer.resumeProducing()
 
     # -- Called by the protocol ----------------------------------------------
@@ -208,6 +223,7 @@ class LoopTransport(asyncio.Protocol):
         A TCP peer sees a reset, which it can't take for a regular end.
         """
         self.settle()
+        self._end_sharing()
         if not self._lost:
             sock = self._transport.get_extra_info("socket")
             with suppress(OSError):  # Unix sockets need no reset
@@ -250,12 +266,13 @@ class LoopTransport(asyncio.Protocol):
         Return the descriptor of the socket, for others who write to it.
 
         From now on the producer is paused as soon as the loop holds anything back: then
-        only :attr:`write` keeps the order. The descriptor is valid as long as the
-        protocol is connected.
+        only :attr:`write` keeps the order. It is paused for good when the end begins.
+        The descriptor is valid as long as the protocol is connected.
         """
         if os.name != "posix":
             return None  # there sockets aren't files
         self.settle()
+        self._shared = True
         self._transport.set_write_buffer_limits(0)
         return self.get_socket().fileno()
 

@@ -534,6 +534,33 @@ def test_the_descriptor_is_valid_to_the_end(
     run_on(loop, scenario())
 
 
+@ON_LOOPS
+@pytest.mark.parametrize("holds", [False, True])
+@pytest.mark.parametrize("how", ["half-close", "abortConnection"])
+def test_nobody_writes_to_the_socket_once_the_end_has_begun(
+    protocol: Recorder, how: str, holds: bool, loop: str
+) -> None:
+    """What the loop drops then would be missing before it."""
+
+    async def scenario() -> None:
+        async with connected(protocol) as (transport, peer):
+            transport.share_descriptor()
+            count = 0
+            while holds and not protocol.calls:
+                transport.write(b"x" * 1000)
+                count += 1
+            if how == "half-close":
+                peer.sock.shutdown(socket.SHUT_WR)
+                await turns_until(lambda: "pause" in protocol.calls)
+                await peer.read(count * 1000)
+            else:
+                transport.abortConnection()
+            await turns_until(lambda: protocol.lost is not None)
+            assert {"pause"} == {*protocol.calls}
+
+    run_on(loop, scenario())
+
+
 def test_windows_has_no_descriptors_of_sockets(
     transport: LoopTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from recorded_log import RecordedLog
 from stepped_loop import SteppedLoop
 from websocket_frames import Frame, close_payload, frame, read_frames
 
+from daphne_like.asgi import websocket_stream
 from daphne_like.asgi.types import Receive, Scope, Send
 from daphne_like.errors import ClientDisconnected
 from daphne_like.protocols.interfaces import Header
@@ -320,6 +321,18 @@ def test_a_client_that_leaves_during_the_handshake(client: Client) -> None:
 
 
 # -- Messages ----------------------------------------------------------------
+
+
+def test_what_many_get_stays_in_its_stream(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing may be written past the frames of HTTP/2."""
+    monkeypatch.setattr(websocket_stream, "count_other_threads", lambda: 0)
+    members = [client.open(), client.open()]
+    for member in members * 2:
+        member.send(text("many"))
+
+    assert [["many"] * 2] * 2 == [member.said for member in members]
 
 
 def test_messages_go_both_ways(client: Client) -> None:
