@@ -13,11 +13,14 @@ import socket
 import time
 from collections import Counter
 
-from benchmarks.websocket_bytes import frame, handshake, masked_frame
+from benchmarks.websocket_bytes import (
+    HANDSHAKES_AT_ONCE,
+    frame,
+    handshake,
+    masked_frame,
+)
 
 _TIMEOUT = 30.0
-# So many handshakes at once; more would overflow the queues of listeners.
-_HANDSHAKES = 100
 _HEAD_BYTES = 4096
 _PING = 0x89
 
@@ -42,8 +45,8 @@ class Broadcast:
         self._sockets: list[socket.socket] = []
         # Of messages which came in pieces, by descriptor.
         self._pieces: dict[int, bytes] = {}
-        for first in range(0, connections, _HANDSHAKES):
-            self._open(port, path, min(_HANDSHAKES, connections - first))
+        for first in range(0, connections, HANDSHAKES_AT_ONCE):
+            self._open(port, path, min(HANDSHAKES_AT_ONCE, connections - first))
 
     def _open(self, port: int, path: str, count: int) -> None:
         opened = []

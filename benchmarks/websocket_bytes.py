@@ -7,6 +7,9 @@ from __future__ import annotations
 import base64
 import os
 
+# More at once would overflow the queues of listeners.
+HANDSHAKES_AT_ONCE = 100
+
 _BINARY = 0x82
 
 

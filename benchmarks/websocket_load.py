@@ -22,11 +22,14 @@ from typing import cast
 import uvloop
 
 from benchmarks.websocket_broadcast import Broadcast
-from benchmarks.websocket_bytes import frame, handshake, masked_frame
+from benchmarks.websocket_bytes import (
+    HANDSHAKES_AT_ONCE,
+    frame,
+    handshake,
+    masked_frame,
+)
 
 _CONNECT_TIMEOUT = 30.0
-# So many handshakes at once; more would overflow the queues of listeners.
-_HANDSHAKES = 100
 
 
 class Client(asyncio.Protocol):
@@ -120,14 +123,14 @@ class WebSocketLoad:
         )
 
     async def _open_all(self) -> None:
-        for _ in range(0, self._options.connections, _HANDSHAKES):
+        for _ in range(0, self._options.connections, HANDSHAKES_AT_ONCE):
             missing = self._options.connections - len(self._clients)
             pairs = await asyncio.gather(
                 *(
                     self.loop.create_connection(
                         lambda: Client(self), "127.0.0.1", self._options.port
                     )
-                    for _ in range(min(_HANDSHAKES, missing))
+                    for _ in range(min(HANDSHAKES_AT_ONCE, missing))
                 )
             )
             clients = [client for _, client in pairs]
